@@ -1,0 +1,1 @@
+"""Files → records: every data format the stages read. No torch here."""
