@@ -1,0 +1,297 @@
+"""Any Hugging Face model in and out of a folder, and the two forward passes the rest of the package needs.
+
+No class per architecture, no remote code, safetensors only (`convert` reads older files). Positions are computed
+from the attention mask, so padding a causal model on either side gives the same numbers. Left out: the score head
+(`score_head`).
+"""
+
+import copy
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from equipoise.algos.masking import position_ids
+from equipoise.errors import ModelError
+from equipoise.tokens.folder import model_folder
+from equipoise.tokens.template import end_id
+
+CPU = torch.device("cpu")
+Writer = Callable[[Path], object]
+
+
+def load_causal_lm(
+    path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32, device: torch.device | str = CPU
+) -> PreTrainedModel:
+    """A policy: any model that AutoModelForCausalLM loads, in evaluation mode.
+
+    Args:
+        path: A folder, or a hub name.
+        dtype: Of the weights in memory; "auto" as they are on disk.
+        device: Where they go.
+
+    Raises:
+        ModelError: The folder is missing, is no model, has no safetensors, or lacks some of the weights.
+    """
+    return load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device=device)
+
+
+def load_backbone(
+    path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32, device: torch.device | str = CPU
+) -> PreTrainedModel:
+    """A model without its language-model head, encoders included; arguments and errors as `load_causal_lm`.
+
+    An encoder's pooler is dropped: a score head reads the hidden states themselves.
+    """
+    model = load_pretrained(AutoModel, path, dtype=dtype, device=device)
+    if getattr(model, "pooler", None) is not None:
+        model.register_module("pooler", None)
+    return model
+
+
+def load_pretrained(
+    kind: Any,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+    device: torch.device | str = CPU,
+    safetensors: bool = True,
+    extra: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """What `kind.from_pretrained` loads from a folder, refused unless every weight was there.
+
+    Args:
+        kind: AutoModel or AutoModelForCausalLM.
+        path: A folder, or a hub name.
+        dtype: Of the weights in memory; "auto" as on disk.
+        device: Where they go.
+        safetensors: False reads pickled weights, tensors only; for `convert`.
+        extra: Prefixes of weights that are known to be missing.
+    """
+    folder = model_folder(path)
+    _check_folder(folder, safetensors)
+    try:
+        with _quiet():
+            model, report = kind.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                use_safetensors=safetensors,
+                weights_only=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except UnpicklingError as error:
+        raise ModelError(
+            "The weights cannot be read as tensors alone.",
+            where=str(folder),
+            why="The file is damaged, or unpickling it would run code.",
+            fix="Ask whoever made it for safetensors.",
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(
+            f"{kind.__name__} cannot load this folder.",
+            where=str(folder),
+            why=str(error).strip().split("\n")[0],
+            fix="Check that config.json and the weights belong together and are complete.",
+        ) from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(("pooler.", *extra)))
+    if missing:
+        raise ModelError(
+            f"The folder lacks {len(missing)} of the model's weights, among them {missing[0]}.",
+            where=str(folder),
+            why=f"{kind.__name__} made a {type(model).__name__} from config.json.",
+            fix="A policy needs a causal language model; a reward or cost model takes any backbone.",
+        )
+    return cast("PreTrainedModel", model.to(device).eval())
+
+
+def causal_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, *, last: int = 0) -> Tensor:
+    """Next-token logits of a causal model; padding on either side is exact.
+
+    Args:
+        model: The language model, wrapped or not.
+        input_ids: (B, L) int64.
+        attention_mask: (B, L) bool.
+        last: How many of the last positions to compute; 0 for all.
+
+    Returns:
+        (B, L, V), or (B, last, V), in the model's type. Row t holds the logits of token t + 1.
+    """
+    names = _parameters(model)
+    keep = {"logits_to_keep": last} if last and "logits_to_keep" in names else {}
+    logits = model(**_inputs(names, input_ids, attention_mask), **keep).logits
+    return cast("Tensor", logits[:, -last:])
+
+
+def hidden_states(backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last hidden state of every token: (B, L) ids and bool mask → (B, L, H).
+
+    Encoders number their positions themselves (RoBERTa not from 0), so they need their padding on the right.
+    """
+    names = _parameters(backbone) - ({"position_ids"} if is_encoder(backbone) else set())
+    return cast("Tensor", backbone(**_inputs(names, input_ids, attention_mask)).last_hidden_state)
+
+
+def is_encoder(model: PreTrainedModel) -> bool:
+    """Whether every token sees those after it, as in BERT."""
+    masked = model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return masked and not getattr(model.config, "is_decoder", False)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model can see at once, or None where its configuration sets no limit."""
+    config = model.config.get_text_config()
+    keys = ("max_position_embeddings", "n_positions", "seq_length")
+    limit = next((value for key in keys if (value := getattr(config, key, None))), None)
+    table = next((m for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
+    offset = getattr(table, "padding_idx", None)  # RoBERTa counts its positions from the padding index on
+    return int(limit) - (0 if offset is None else offset + 1) if limit and limit > 0 else None
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    """Refuse a tokenizer or a length that the model has no place for.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        length: Tokens of the longest sequence, prompt and response together.
+
+    Raises:
+        ModelError: The sequence is longer than the context, or the tokenizer knows more tokens than the model.
+    """
+    where = str(model.config.name_or_path)
+    limit = context_length(model)
+    if limit is not None and length > limit:
+        raise ModelError(
+            f"Sequences of {length} tokens do not fit the model's context of {limit}.",
+            where=where,
+            fix="Lower the maximum length (prompt and response together) or take a model with a longer context.",
+        )
+    known = cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0]
+    if len(tokenizer) > known:
+        raise ModelError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model has embeddings for {known}.",
+            where=where,
+            fix="Use the tokenizer that belongs to the model.",
+        )
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write a policy that plain AutoModelForCausalLM and AutoTokenizer load; generation stops at the turn's end.
+
+    Args:
+        model: The policy, unwrapped.
+        tokenizer: Its tokenizer; the chat template goes with it.
+        out: The folder. Other files in it stay; an earlier policy there is replaced once the new one is written.
+
+    Raises:
+        ModelError: The disk is full or refuses; what was there before is untouched.
+    """
+    generation = copy.deepcopy(model.generation_config)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        if generation is not None:
+            stops = {end_id(tokenizer), tokenizer.eos_token_id} - {None}
+            generation.eos_token_id = sorted(stops)
+            generation.pad_token_id = tokenizer.pad_token_id
+            generation.save_pretrained(str(folder))
+
+    replace_files(out, write)
+
+
+def replace_files(out: Path, write: Writer) -> None:
+    """Let `write` fill a temporary folder, then move its files into `out` one by one; weights of old are removed.
+
+    Raises:
+        ModelError: Writing failed; `out` is as it was.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / ".saving"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        with _quiet():
+            write(temporary)
+        for path in temporary.iterdir():
+            _sync(path)
+        new = sorted(path.name for path in temporary.iterdir())
+        for name in new:
+            (temporary / name).replace(out / name)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            "The model could not be saved; what was there before is untouched.",
+            where=str(out),
+            why=str(error),
+            fix="Free some disk space and run the command again.",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for stale in {p.name for p in out.glob("model*.safetensors*")} - set(new):
+        (out / stale).unlink()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's loading report, whose cases are checked here, nor its bars where nobody watches."""
+    library: Any = logging
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    if not sys.stderr.isatty():
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _check_folder(folder: Path, safetensors: bool) -> None:
+    if not (folder / "config.json").exists():
+        raise ModelError(
+            "The folder is no model: it has no config.json.",
+            where=str(folder),
+            fix="Give the folder that save_pretrained wrote, or one that a finished stage left.",
+        )
+    if safetensors and not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin"))
+        raise ModelError(
+            "The folder holds pickled weights (.bin) only." if pickled else "The folder holds no weights.",
+            where=str(folder),
+            why="Only safetensors are loaded: unpickling can run code." if pickled else "No *.safetensors there.",
+            fix=f"Run: equipoise convert {folder} NEW_FOLDER" if pickled else "Copy or download it again.",
+        )
+
+
+def _parameters(model: nn.Module) -> frozenset[str]:
+    inner = getattr(model, "module", model)  # DistributedDataParallel takes *args
+    return frozenset(inspect.signature(inner.forward).parameters)
+
+
+def _inputs(names: frozenset[str], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+    if "use_cache" in names:
+        inputs["use_cache"] = False
+    if "position_ids" in names:
+        inputs["position_ids"] = position_ids(attention_mask)
+    return inputs

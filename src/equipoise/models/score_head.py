@@ -1,0 +1,226 @@
+"""One class for every reward model, cost model and critic: a backbone and one linear head in float32.
+
+The score of a response is read at its last real token, which collation makes the end of the turn; encoders
+state how they pool. Sign: a cost > 0 is unsafe. Left out: normalization (`normalize`), losses (`algos`).
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from equipoise.algos.masking import last_true
+from equipoise.artefact import write_json
+from equipoise.errors import ModelError
+from equipoise.models.backbone import CPU, hidden_states, is_encoder, load_backbone, replace_files
+from equipoise.models.normalize import Normalizer
+from equipoise.tokens.folder import model_folder
+
+Kind = Literal["reward", "cost"]
+Pooling = Literal["last", "cls", "mean"]
+HEAD_FILE = "score_head.safetensors"
+HEAD_SETTINGS = "score_head.json"
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What a saved scorer says about itself besides its weights."""
+
+    kind: Kind
+    pooling: Pooling = "last"
+    normalizer: Normalizer = field(default_factory=Normalizer)
+
+
+class Scorer(nn.Module):
+    """A backbone with a score head; the backbone may be in any floating type, the head is in float32.
+
+    Args:
+        backbone: What AutoModel loads.
+        pooling: Which hidden state is scored: "last" for causal models; "cls" (the first token) or "mean" (over
+            the real tokens) for encoders.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, pooling: Pooling = "last") -> None:
+        super().__init__()
+        _check_pooling(backbone, pooling)
+        self.backbone = backbone
+        self.pooling = pooling
+        width = backbone.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, 1, dtype=torch.float32, device=backbone.device)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Score whole conversations.
+
+        Args:
+            input_ids: (N, L) int64, padded on either side; for an encoder on the right.
+            attention_mask: (N, L) bool.
+
+        Returns:
+            (N,) float32.
+        """
+        hidden = hidden_states(self.backbone, input_ids, attention_mask)
+        return self._score(_pooled(hidden, attention_mask, self.pooling))
+
+    def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Score every prefix, as a critic does: (B, L) ids and bool mask → (B, L) float32.
+
+        Raises:
+            ModelError: The backbone is an encoder, whose prefixes would see what comes after them.
+        """
+        if self.pooling != "last":
+            raise ModelError(
+                "An encoder cannot be a critic: each of its tokens sees those after it.",
+                fix="Start the critics from a causal backbone; an encoder may be the frozen reward or cost model.",
+            )
+        return self._score(hidden_states(self.backbone, input_ids, attention_mask))
+
+    def _score(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
+
+
+class Critic(nn.Module):
+    """A scorer whose forward pass is `token_scores`: data-parallel wrappers only synchronize `forward`."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The values of every prefix: (B, L) ids and bool mask → (B, L) float32."""
+        return self.scorer.token_scores(input_ids, attention_mask)
+
+
+def scorer_from(
+    path: str | Path,
+    *,
+    seed: int,
+    pooling: Pooling = "last",
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    device: torch.device | str = CPU,
+) -> Scorer:
+    """A scorer with a fresh head on the backbone in a folder: weights N(0, 1/(H + 1)), bias 0.
+
+    Args:
+        path: Any model folder or hub name; of a policy the language-model head is left out.
+        seed: Of the head's weights, which are the same on every device.
+        pooling: As in `Scorer`.
+        dtype: Of the backbone; "auto" as on disk.
+        device: Where both go.
+
+    Raises:
+        ModelError: As in `load_causal_lm`, or the pooling does not suit the backbone.
+    """
+    scorer = Scorer(load_backbone(path, dtype=dtype, device=device), pooling)
+    width = scorer.head.in_features
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scorer.head.weight.copy_(torch.randn(1, width, generator=generator) / math.sqrt(width + 1))
+        scorer.head.bias.zero_()
+    return scorer.eval()
+
+
+def load_scorer(
+    path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32, device: torch.device | str = CPU
+) -> Scorer:
+    """A saved reward or cost model, in evaluation mode; arguments as in `scorer_from`.
+
+    Raises:
+        ModelError: The folder holds no scorer, or its head does not fit its backbone.
+    """
+    folder = model_folder(path)
+    settings = read_head_settings(folder)
+    scorer = Scorer(load_backbone(folder, dtype=dtype, device=device), settings.pooling)
+    tensors = load_file(folder / HEAD_FILE)
+    expected = {name: tuple(tensor.shape) for name, tensor in scorer.head.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        raise ModelError(
+            "The score head does not fit its backbone.",
+            where=str(folder / HEAD_FILE),
+            why=f"The backbone needs {expected}, the file holds {found}.",
+        )
+    scorer.head.load_state_dict(tensors)
+    return scorer.eval()
+
+
+def read_head_settings(path: str | Path) -> HeadSettings:
+    """What a scorer's folder says about its head, read without loading the model.
+
+    Raises:
+        ModelError: The folder holds no scorer, or its settings are broken.
+    """
+    folder = model_folder(path)
+    if not (folder / HEAD_FILE).exists() or not (folder / HEAD_SETTINGS).exists():
+        raise ModelError(
+            "The folder holds no reward or cost model: it has no score head.",
+            where=str(folder),
+            fix="Give what `equipoise reward` or `equipoise cost` wrote; a published Beaver checkpoint goes "
+            "through `equipoise convert` first.",
+        )
+    try:
+        tree: dict[str, Any] = json.loads((folder / HEAD_SETTINGS).read_text(encoding="utf-8"))
+        settings = HeadSettings(tree["kind"], tree["pooling"], Normalizer(**tree["normalizer"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "The score head's settings cannot be read.", where=str(folder / HEAD_SETTINGS), why=repr(error)
+        ) from error
+    return settings
+
+
+def save_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: Path, settings: HeadSettings) -> None:
+    """Write a scorer: the backbone as AutoModel loads it, and the head as one tensor file with its settings.
+
+    Args:
+        scorer: The scorer, unwrapped.
+        tokenizer: Its tokenizer.
+        out: The folder; as in `save_policy`.
+        settings: What it is; the pooling is the scorer's own.
+
+    Raises:
+        ModelError: The disk is full or refuses; what was there before is untouched.
+    """
+    tree = asdict(settings) | {"pooling": scorer.pooling}
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.head.state_dict().items()}
+
+    def write(folder: Path) -> None:
+        scorer.backbone.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        save_file(head, folder / HEAD_FILE)
+        write_json(folder / HEAD_SETTINGS, tree)
+
+    replace_files(out, write)
+
+
+def _pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """(N, L, H) hidden states and (N, L) bool mask → (N, H)."""
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    match pooling:
+        case "last":
+            return hidden[rows, last_true(mask)]
+        case "cls":
+            return hidden[rows, mask.long().argmax(dim=-1)]
+        case "mean":
+            weights = mask.unsqueeze(-1).to(hidden.dtype)
+            return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _check_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:
+    name = backbone.config.model_type
+    if backbone.config.is_encoder_decoder:
+        raise ModelError(f"A {name} model has an encoder and a decoder; a score head needs one or the other.")
+    suitable = ("cls", "mean") if is_encoder(backbone) else ("last",)
+    if pooling not in suitable:
+        raise ModelError(
+            f"Pooling {pooling!r} does not suit a {name} backbone.",
+            where=cast("str", backbone.config.name_or_path),
+            why="Encoders read their first token or a mean; causal models their last token.",
+            fix="Set pooling to " + " or ".join(suitable) + ".",
+        )

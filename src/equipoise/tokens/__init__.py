@@ -1,0 +1,1 @@
+"""The only door from text to tensors: templates, batches, collation."""

@@ -1,0 +1,150 @@
+"""The tensors that stages compute on, one frozen type per step of their life.
+
+Letters: B sequences, N scored responses, M pairs, P prompt tokens, R response tokens, L = P + R. Masks are bool,
+True counts, and are made where the tokens are made: no value of a tensor ever means "absent". Text does not
+live here (`records`), nor does the making of batches from text (`collate`).
+
+Sign: cost > 0 is unsafe; a sign is +1 for unsafe, −1 for safe.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+BatchT = TypeVar("BatchT", bound=Any)
+
+
+@dataclass(frozen=True)
+class SftBatch:
+    """Demonstrations, padded on the right. A target is a token to be predicted from those before it."""
+
+    input_ids: Tensor  # (B, L) int64
+    attention_mask: Tensor  # (B, L) bool
+    target_mask: Tensor  # (B, L) bool: the assistant's tokens with the end of its turn
+
+    def to(self, device: torch.device | str) -> "SftBatch":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class ScoreBatch:
+    """Conversations to be scored, padded on the right; the last real token is the end of the turn."""
+
+    input_ids: Tensor  # (N, L) int64
+    attention_mask: Tensor  # (N, L) bool
+
+    def to(self, device: torch.device | str) -> "ScoreBatch":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """Pairs for the reward model; a response that occurs in several pairs is in `responses` once."""
+
+    responses: ScoreBatch  # N conversations
+    winners: Tensor  # (M,) int64 into N: the more helpful
+    losers: Tensor  # (M,) int64 into N
+
+    def to(self, device: torch.device | str) -> "RewardBatch":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class CostBatch:
+    """Pairs and safety labels for the cost model."""
+
+    responses: ScoreBatch  # N conversations
+    winners: Tensor  # (M,) int64 into N: the more harmful
+    losers: Tensor  # (M,) int64 into N: the safer
+    signs: Tensor  # (N,) float32: +1 unsafe, −1 safe; a response that people labelled both ways has two rows
+    singles: Tensor  # (S,) int64 into N: safety labels without a pair
+
+    def to(self, device: torch.device | str) -> "CostBatch":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts that await an answer, padded on the left."""
+
+    input_ids: Tensor  # (B, P) int64
+    attention_mask: Tensor  # (B, P) bool
+
+    def to(self, device: torch.device | str) -> "PromptBatch":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Prompts with sampled responses: prompts padded on the left, responses on the right."""
+
+    input_ids: Tensor  # (B, L) int64
+    attention_mask: Tensor  # (B, L) bool
+    response_mask: Tensor  # (B, R) bool: the last R positions; True up to and with the end token
+    log_probs: Tensor  # (B, R) float32, nats, of the distribution that was sampled from
+    finished: Tensor  # (B,) bool: False where the token limit cut the response
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class ScoredRollout:
+    """A rollout with everything known about it before the first update."""
+
+    rollout: Rollout
+    ref_log_probs: Tensor  # (B, R) float32, nats
+    rewards: Tensor  # (B,) float32
+    costs: Tensor  # (B,) float32, > 0 unsafe
+
+    def to(self, device: torch.device | str) -> "ScoredRollout":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What the update needs besides the rollout."""
+
+    mixed: Tensor  # (B, R) float32: (A_R − λ·A_C) / (1 + λ)
+    reward_values: Tensor  # (B, R) float32, V_old read at the position before each response token
+    cost_values: Tensor  # (B, R) float32, likewise
+    reward_returns: Tensor  # (B, R) float32
+    cost_returns: Tensor  # (B, R) float32
+
+    def to(self, device: torch.device | str) -> "Advantages":
+        """The same batch on `device`."""
+        return on_device(self, device)
+
+
+def on_device(batch: BatchT, device: torch.device | str) -> BatchT:
+    """The batch with every tensor on `device`."""
+    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def rows(batch: BatchT, index: Tensor | slice) -> BatchT:
+    """Some rows of a batch whose every tensor has B rows, such as a rollout and what is known about it.
+
+    Args:
+        batch: The batch; not one of pairs, whose tensors are indices.
+        index: A slice, or (n,) int64 row numbers, or (B,) bool.
+    """
+    return _mapped(batch, lambda tensor: tensor[index])
+
+
+def _mapped(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    changed = {
+        name: change(value) if isinstance(value, Tensor) else _mapped(value, change)
+        for name, value in values.items()
+    }
+    return replace(batch, **changed)
