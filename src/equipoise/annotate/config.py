@@ -1,0 +1,38 @@
+"""Settings of the annotation stages. Nothing else here."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from equipoise.config import Config
+
+
+class SimulateConfig(Config):
+    """Ask a panel of simulated labellers about finished responses."""
+
+    out: Path = Field(description="Directory to write the labels to.")
+    responses: tuple[Path, ...] = Field(min_length=1, description="Finished directories of responses.")
+    labellers: str = Field(
+        description="Who is asked: `package.module:function`, called with count and seed, returns labellers."
+    )
+    labeller_count: int = Field(20, ge=1, description="Size of the panel.")
+    overlap: int = Field(3, ge=1, description="Labellers per item; no labeller sees an item twice.")
+    responses_per_item: int = Field(4, ge=2, le=6, description="Most responses ranked together, K.")
+    single_share: float = Field(
+        0.1, ge=0, le=1, description="Share of ranked items that also get the one mixed question."
+    )
+    seed: int = Field(0, ge=0, description="Of the panel, the assignment and the order of responses.")
+
+    @model_validator(mode="after")
+    def _panel_is_large_enough(self) -> Self:
+        if self.overlap > self.labeller_count:
+            raise ValueError(f"overlap {self.overlap} needs at least as many labellers, not {self.labeller_count}")
+        return self
+
+
+class AggregateConfig(Config):
+    """Turn the labels of one or several projects into preference pairs and safety labels."""
+
+    out: Path = Field(description="Directory to write the preferences to.")
+    labels: tuple[Path, ...] = Field(min_length=1, description="Finished directories of labels, oldest first.")

@@ -1,0 +1,277 @@
+"""The labelling database: one SQLite file in WAL mode, and the only SQL on labels in this package.
+
+Everything added twice is there once; adding something different under the same identity is refused. Identity is
+item, labeller and question (and the response's position, for safety); the time of labelling is kept beside it.
+What makes an item or label impossible is in `labels`; no statistics, no files but the database.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from equipoise.annotate.labels import (
+    Assignment,
+    Item,
+    Label,
+    RankingLabel,
+    VerdictLabel,
+    check_harmlessness,
+    check_item,
+    check_ranks,
+    check_verdict,
+)
+from equipoise.annotate.migrations import check_version, migrate
+from equipoise.errors import StoreError
+from equipoise.records import Prompt, Verdict
+
+LabellerKind = Literal["simulated", "person", "judge"]
+Key = tuple[int, int]
+"""Row numbers of an item and a labeller."""
+STORE_FILE = "labels.sqlite"
+LOCK_SECONDS = 10.0
+INSERT_VERDICT = "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+SELECT_VERDICT = "SELECT verdict FROM verdicts WHERE item = ? AND labeller = ? AND position = ?"
+INSERT_RANKING = "INSERT INTO rankings VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+SELECT_RANKING = "SELECT ranks FROM rankings WHERE item = ? AND labeller = ? AND question = ?"
+
+
+class Store:
+    """An open labelling database; one per thread. Close it, or use it in a `with` block."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the database at `path`, creating it or bringing its schema up to date unless `read_only`.
+
+        Raises:
+            StoreError: It is missing (read-only), no database, not ours, or of a newer version.
+        """
+        self.path = path
+        try:
+            uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            self._db = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
+            try:
+                self._prepare(read_only)
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(
+                "The labelling database cannot be opened.", where=str(path), why=str(error)
+            ) from error
+
+    def _prepare(self, read_only: bool) -> None:
+        check_version(self._db, self.path)
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            migrate(self._db, self.path)
+        self._db.execute("PRAGMA foreign_keys = ON")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was acknowledged stays."""
+        self._db.close()
+
+    def seal(self) -> None:
+        """Fold the write-ahead log in, so that the database is one file that a read-only reader can open."""
+        try:
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as error:
+            raise StoreError("The labelling database is in use.", where=str(self.path), why=str(error)) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is kept together or not at all; inside another transaction, part of that one.
+
+        Raises:
+            StoreError: The database cannot be written: locked, read-only, disk full.
+        """
+        if self._db.in_transaction:
+            yield
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError("The labels cannot be saved.", where=str(self.path), why=str(error)) from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def add_items(self, items: Iterable[Item]) -> None:
+        """Add items; one that is there already stays as it is.
+
+        Raises:
+            StoreError: An item nobody could answer, or the same item with other questions.
+        """
+        with self.transaction():
+            for item in items:
+                check_item(item)
+                row = (item.prompt.model_dump_json(), *(json.dumps(v) for v in (item.responses, item.questions)))
+                self._db.execute(
+                    "INSERT INTO items (id, prompt, responses, questions, source) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (id) DO NOTHING",
+                    (item.id, *row, item.source),
+                )
+                (kept,) = self._one("SELECT questions FROM items WHERE id = ?", item.id)
+                _must_equal(kept, row[2], f"item {item.id}", "The item is there with other questions.")
+
+    def add_labellers(self, names: Iterable[str], kind: LabellerKind) -> None:
+        """Add labellers by name; one that is there already stays.
+
+        Raises:
+            StoreError: An empty name, or a known one of another kind.
+        """
+        with self.transaction():
+            for name in names:
+                if not name.strip():
+                    raise StoreError("A labeller needs a name.", where=str(self.path))
+                self._db.execute(
+                    "INSERT INTO labellers (name, kind) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (name, kind)
+                )
+                (kept,) = self._one("SELECT kind FROM labellers WHERE name = ?", name)
+                _must_equal(kept, kind, f"labeller {name!r}", "The labeller is known as another kind.")
+
+    def assign(self, assignments: Iterable[Assignment]) -> None:
+        """Give items to labellers, each item at most once to each labeller.
+
+        Raises:
+            StoreError: Unknown item or labeller, `shown` is no order of the responses, or it is assigned
+                already with another order.
+        """
+        with self.transaction():
+            for given in assignments:
+                item, count, _ = self._item(given.item)
+                labeller, where = self._labeller(given.labeller), _where(given.item, given.labeller)
+                if sorted(given.shown) != list(range(count)):
+                    raise StoreError("`shown` is no order of the responses.", where=where, why=f"{given.shown}")
+                shown = json.dumps(given.shown)
+                self._db.execute(
+                    "INSERT INTO assignments VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (item, labeller, shown)
+                )
+                (kept,) = self._one(
+                    "SELECT shown FROM assignments WHERE item = ? AND labeller = ?", item, labeller
+                )
+                _must_equal(kept, shown, where, "The labeller has this item already, in another order.")
+
+    def add_labels(self, labels: Sequence[Label]) -> None:
+        """Add labels, all or none; a label that is there already with the same value changes nothing.
+
+        Raises:
+            StoreError: Unknown item or labeller, a labeller that was not assigned the item, a question the item
+                does not ask, a value of the wrong shape, another value under the same identity, or a safe
+                response ranked as harmful as an unsafe one, by the same labeller.
+        """
+        with self.transaction():
+            now, touched = time.time(), dict[Key, str]()
+            for label in labels:
+                where = _where(label.item, label.labeller)
+                item, count, questions = self._item(label.item)
+                key = (item, self._labeller(label.labeller))
+                if not self._one("SELECT count(*) FROM assignments WHERE item = ? AND labeller = ?", *key)[0]:
+                    raise StoreError("The item was not assigned to the labeller.", where=where)
+                question = "safety" if isinstance(label, VerdictLabel) else label.question
+                if question not in questions:
+                    raise StoreError(f"The item does not ask about {question}.", where=where)
+                self._add_label(key, label, count, now)
+                touched[key] = where
+            for key, where in touched.items():
+                self._check_consistency(key, where)
+
+    def _add_label(self, key: Key, label: Label, count: int, now: float) -> None:
+        where = _where(label.item, label.labeller)
+        if isinstance(label, VerdictLabel):
+            check_verdict(label.verdict, label.position, count, where=where)
+            part, value = f"{label.position}", label.verdict.model_dump_json()
+            insert, select = INSERT_VERDICT, SELECT_VERDICT
+        else:
+            value = json.dumps(check_ranks(label.ranks, count, where=f"{where}, {label.question}"))
+            part, insert, select = label.question, INSERT_RANKING, SELECT_RANKING
+        if not self._db.execute(insert, (*key, part, value, now)).rowcount:
+            (kept,) = self._one(select, *key, part)
+            _must_equal(kept, value, f"{where}, {part}", "There is another label already.")
+
+    def _check_consistency(self, key: Key, where: str) -> None:
+        rankings = self._db.execute(
+            "SELECT ranks FROM rankings WHERE item = ? AND labeller = ? AND question = 'harmlessness'", key
+        ).fetchall()
+        verdicts = self._db.execute(
+            "SELECT position, json_extract(verdict, '$.is_safe') FROM verdicts WHERE item = ? AND labeller = ?",
+            key,
+        )
+        is_safe = {position: None if safe is None else bool(safe) for position, safe in verdicts}
+        for (ranks,) in rankings:
+            check_harmlessness(is_safe, json.loads(ranks), where=where)
+
+    def items(self) -> Iterator[Item]:
+        """Every item, in the order they were added."""
+        for prompt, responses, questions, source in self._db.execute(
+            "SELECT prompt, responses, questions, source FROM items ORDER BY number"
+        ):
+            yield Item(
+                prompt=Prompt.model_validate_json(prompt),
+                responses=json.loads(responses),
+                questions=json.loads(questions),
+                source=source,
+            )
+
+    def labellers(self) -> dict[str, LabellerKind]:
+        """Name → kind, in the order they were added."""
+        return dict(self._db.execute("SELECT name, kind FROM labellers ORDER BY number"))
+
+    def assignments(self) -> Iterator[Assignment]:
+        """Who was given what, by item, then labeller."""
+        for item, labeller, shown in self._db.execute(
+            "SELECT i.id, l.name, a.shown FROM assignments a JOIN items i ON i.number = a.item"
+            " JOIN labellers l ON l.number = a.labeller ORDER BY a.item, a.labeller"
+        ):
+            yield Assignment(item, labeller, tuple(json.loads(shown)))
+
+    def verdicts(self) -> Iterator[VerdictLabel]:
+        """Every safety verdict, by item, labeller, position."""
+        for item, labeller, position, verdict in self._db.execute(
+            "SELECT i.id, l.name, v.position, v.verdict FROM verdicts v JOIN items i ON i.number = v.item"
+            " JOIN labellers l ON l.number = v.labeller ORDER BY v.item, v.labeller, v.position"
+        ):
+            yield VerdictLabel(item, labeller, position, Verdict.model_validate_json(verdict))
+
+    def rankings(self) -> Iterator[RankingLabel]:
+        """Every ranking, by item, labeller, question."""
+        for item, labeller, question, ranks in self._db.execute(
+            "SELECT i.id, l.name, r.question, r.ranks FROM rankings r JOIN items i ON i.number = r.item"
+            " JOIN labellers l ON l.number = r.labeller ORDER BY r.item, r.labeller, r.question"
+        ):
+            yield RankingLabel(item, labeller, question, tuple(json.loads(ranks)))
+
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...]:
+        return cast("tuple[Any, ...]", self._db.execute(sql, values).fetchone())
+
+    def _item(self, item: str) -> tuple[int, int, str]:
+        row = self._one("SELECT number, json_array_length(responses), questions FROM items WHERE id = ?", item)
+        if row is None:
+            raise StoreError("There is no such item.", where=f"item {item}, {self.path}")
+        number, count, questions = row
+        return number, count, json.loads(questions)
+
+    def _labeller(self, name: str) -> int:
+        row = self._one("SELECT number FROM labellers WHERE name = ?", name)
+        if row is None:
+            raise StoreError("There is no such labeller.", where=f"labeller {name!r}, {self.path}")
+        return int(row[0])
+
+
+def _where(item: str, labeller: str) -> str:
+    return f"item {item}, labeller {labeller!r}"
+
+
+def _must_equal(kept: object, new: object, where: str, what: str) -> None:
+    if kept != new:
+        raise StoreError(what, where=where, why=f"the database has {kept}, now given {new}")
