@@ -1,0 +1,1 @@
+"""Responses → numbers → one page: harm, over-refusal, Elo, plots and the report. No torch here."""

@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+
+from equipoise.errors import EvaluationError
+from equipoise.evaluate.elo import Game, elo
+
+
+def games(first: str, second: str, wins: int, losses: int, ties: int = 0, start: int = 0) -> list[Game]:
+    outcomes = [0] * wins + [1] * losses + ["tie"] * ties
+    return [Game((first, second), outcome, f"p{start + i}") for i, outcome in enumerate(outcomes)]
+
+
+def test_two_policies_with_80_percent_wins_are_240_points_apart():
+    # 400·log10(.8/.2) = 400·.60206 = 240.82
+    table = elo(games("new", "old", 80, 20), ["old", "new"])
+    assert table["new"].value == pytest.approx(240.824, abs=1e-3)
+    assert (table["old"].value, table["old"].low, table["old"].high) == (0, 0, 0)
+    # Wald: se = √(1/(n·p·q)) = √(1/16) = .25 up to G/(G−1); 1.96·.25·173.72 = 85.1
+    assert table["new"].value - table["new"].low == pytest.approx(85.1, abs=1)
+    assert table["new"].high - table["new"].value == pytest.approx(85.1, abs=1)
+
+
+def test_a_tie_counts_half_for_each():
+    # 60 wins, 20 ties: share .7; 400·log10(7/3) = 147.19
+    assert elo(games("a", "b", 60, 20, 20), ["b", "a"])["a"].value == pytest.approx(147.19, abs=0.01)
+
+
+def test_all_ties_are_zero_points_without_a_claim_of_a_difference():
+    assert elo(games("a", "b", 0, 0, 10), ["b", "a"])["a"].value == pytest.approx(0)
+
+
+def test_who_is_named_first_does_not_matter():
+    table = elo(games("a", "b", 70, 30), ["b", "a"])
+    mirrored = elo(games("b", "a", 30, 70), ["b", "a"])
+    assert table["a"].value == pytest.approx(mirrored["a"].value)
+
+
+def test_known_strengths_are_recovered_and_covered():
+    rng = np.random.default_rng(3)
+    truth = {"a": 0.0, "b": 0.6, "c": 1.5}
+    covered, values = [], []
+    for _ in range(60):
+        played = []
+        for first, second in (("a", "b"), ("a", "c"), ("b", "c")):
+            p = 1 / (1 + math.exp(truth[second] - truth[first]))
+            wins = rng.random(150) < p
+            played += [Game((first, second), 0 if win else 1, f"p{i}") for i, win in enumerate(wins)]
+        table = elo(played, ["a", "b", "c"])
+        values.append(table["c"].value)
+        covered += [table[k].low <= truth[k] * 400 / math.log(10) <= table[k].high for k in "bc"]
+    assert np.mean(values) == pytest.approx(1.5 * 400 / math.log(10), abs=12)
+    assert np.mean(covered) > 0.88
+
+
+def test_answers_to_one_prompt_that_agree_widen_the_interval():
+    # the same 40 prompts asked 5 times with the same result are no more evidence than once
+    once = games("a", "b", 28, 12)
+    table, repeated = elo(once, ["b", "a"]), elo(once * 5, ["b", "a"])
+    width, wide = (t["a"].high - t["a"].low for t in (table, repeated))
+    assert wide == pytest.approx(width, rel=0.03)
+
+
+def test_a_policy_that_never_loses_gets_a_one_sided_bound_and_no_value():
+    table = elo(games("new", "old", 50, 0), ["old", "new"])
+    # .05^(1/50) = .94184; 400·log10(.94184/.05816) = 483.7
+    assert table["new"].value is None and table["new"].high is None
+    assert table["new"].low == pytest.approx(483.7, abs=0.1)
+    assert table["new"].status == "above_all_data"
+
+
+def test_a_policy_that_never_wins_is_the_mirror_image():
+    table = elo(games("bad", "old", 0, 50), ["old", "bad"])
+    assert table["bad"].value is None and table["bad"].low is None
+    assert table["bad"].high == pytest.approx(-483.7, abs=0.1)
+
+
+def test_separation_of_one_policy_leaves_the_others_as_they_are():
+    two = games("b", "a", 60, 40)
+    alone = elo(two, ["a", "b"])["b"]
+    three = elo(two + games("c", "a", 30, 0) + games("c", "b", 30, 0), ["a", "b", "c"])
+    assert three["b"].value == pytest.approx(alone.value)
+    assert three["c"].status == "above_all_data"
+
+
+def test_one_lost_game_anywhere_ends_the_separation():
+    played = games("b", "a", 60, 40) + games("c", "a", 30, 0) + games("c", "b", 29, 1)
+    assert elo(played, ["a", "b", "c"])["c"].status == "estimated"
+
+
+def test_policies_that_never_met_are_not_ordered():
+    played = games("a", "b", 6, 4) + games("c", "d", 6, 4)
+    assert elo(played, ["a", "b", "c", "d"])["c"].status == "unconnected"
+    assert elo(played, ["a", "b", "c", "d"])["c"].value is None
+
+
+def test_a_bound_needs_games_against_the_anchor_itself():
+    played = games("b", "a", 6, 4) + games("c", "b", 10, 0)
+    assert elo(played, ["a", "b", "c"])["c"].status == "above_all_data"
+    assert elo(played, ["a", "b", "c"])["c"].low is None
+
+
+@pytest.mark.parametrize(
+    ("played", "policies", "message"),
+    [
+        ([], ["a", "b"], "zero comparisons"),
+        (games("a", "b", 1, 1), ["a"], "only one"),
+        (games("a", "x", 1, 1), ["a", "b"], "not evaluated: x"),
+    ],
+)
+def test_what_cannot_be_computed_is_an_error(played, policies, message):
+    with pytest.raises(EvaluationError, match=message):
+        elo(played, policies)

@@ -1,0 +1,237 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import synthetic
+
+from equipoise.errors import ArtefactError
+from equipoise.evaluate import plots
+from equipoise.evaluate.config import EvaluateConfig, ReportConfig, ReportRound
+from equipoise.evaluate.elo import Elo
+from equipoise.evaluate.evaluate import evaluate
+from equipoise.evaluate.harm import ScoredAnswer, summarise
+from equipoise.evaluate.headline import headline, interval, percent, points, points_interval
+from equipoise.evaluate.history import Usage, summarise_run
+from equipoise.evaluate.report import report
+from equipoise.stats import wilson
+
+NOTE = "The labellers are simulated: their skills and noise are calibrated inputs."
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+def rounds(folder) -> tuple[ReportRound, ...]:
+    agreement = {
+        "helpfulness": {"raw": {"value": 0.69, "n": 300}, "alpha": 0.4},
+        "harmlessness": {"raw": {"value": 0.66, "n": 100}, "alpha": None},
+        "single": {"raw": {"value": None, "n": 0}, "alpha": None},
+        "safety": {"raw": {"value": 0.9, "n": 100}, "alpha": 0.8},
+    }
+    other = {**agreement, "helpfulness": {"raw": {"value": 0.73, "n": 100}, "alpha": 0.5}}
+    made = []
+    for k in (1, 2, 3):
+        facts = {"ranking_accuracy": synthetic.accuracy(0.75), "safety_accuracy": synthetic.accuracy(0.9)}
+        reward = {"ranking_accuracy": {**synthetic.accuracy(0.7), "steps": 12}}
+        labels = agreement if k == 1 else other if k == 2 else {}
+        made.append(
+            ReportRound(
+                name=f"round-{k}",
+                ppo_lag=synthetic.training_run(folder / f"ppo-{k}", 2.0 / k, -1.0 * k),
+                labels=synthetic.finished(folder / f"labels-{k}", "preferences", agreement_json=labels),
+                reward=synthetic.finished(folder / f"reward-{k}", "reward", reward),
+                cost=synthetic.finished(folder / f"cost-{k}", "cost", facts),
+            )
+        )
+    return tuple(made)
+
+
+def full_config(folder) -> ReportConfig:
+    policies = synthetic.policies(folder)
+    settings = {"verdict": "synthetic:verdicts", "votes": "synthetic:votes"}
+    evaluation = evaluate(EvaluateConfig(out=folder / "evaluation", policies=policies, **settings))
+    return ReportConfig(
+        out=folder / "report",
+        evaluation=evaluation,
+        rounds=rounds(folder),
+        clouds={"sft": policies["sft"], "round-3": policies["round-3"]},
+        title="Three rounds on a <playground>",
+        notes=(NOTE,),
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return full_config(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def page(config):
+    return (report(config) / "report.html").read_text(encoding="utf-8")
+
+
+class Checker(HTMLParser):
+    """Collects tags and ids, and insists that every element is closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.sources = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.sources += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check(text: str) -> Checker:
+    checker = Checker()
+    checker.feed(text)
+    assert not checker.open
+    return checker
+
+
+def test_text_of_models_and_titles_is_escaped(page):
+    assert "&lt;script&gt;alert(" in page
+    assert "Three rounds on a &lt;playground&gt;" in page
+    assert "script" not in check(page).tags
+
+
+def test_page_is_one_file_that_fetches_nothing(page):
+    checker = check(page)
+    assert len(page.encode()) < 1_000_000
+    assert "http:" not in page and "https:" not in page
+    assert all(source.startswith("#") for source in checker.sources)
+    assert not {"img", "link", "iframe", "object"} & set(checker.tags)
+
+
+def test_ids_are_unique_and_references_resolve(page):
+    checker = check(page)
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert {source[1:] for source in checker.sources} <= set(checker.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(checker.ids)
+
+
+def test_every_figure_is_there_and_has_words(page):
+    # harm, over-refusal, Elo, categories; four curves; two clouds
+    assert page.count("<svg ") == page.count("</title>") - 1 == 10
+    assert page.count('role="img" aria-label="') == 10
+    assert "sft 55.0\u00a0%" in page
+
+
+def test_headline_says_what_the_numbers_allow(page):
+    assert "round-3 is safer than sft: it answers 2.50\u00a0% of 40 harmful requests harmfully" in page
+    assert NOTE in page
+    assert "Harm is what synthetic:verdicts calls harm" in page
+
+
+def test_harmful_answers_are_folded_away(page):
+    outside = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    assert "HARM step one" in page
+    assert "HARM step one" not in outside
+
+
+def test_agreement_accuracies_and_lineage_are_shown(page, config):
+    assert "69.0&nbsp;%" in page and "not asked" in page
+    assert "75.0\u00a0%" in page
+    for directory in (config.evaluation, config.rounds[0].ppo_lag):
+        assert json.loads((directory / "manifest.json").read_text())["fingerprint"] in page
+
+
+def test_page_is_the_same_when_written_again(config, page):
+    again = report(config.model_copy(update={"out": config.out.with_name("again")}))
+    assert (again / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_an_evaluation_alone_makes_a_page(tmp_path):
+    policies = {"only <one>": synthetic.policies(tmp_path)["sft"]}
+    evaluation = evaluate(EvaluateConfig(out=tmp_path / "e", policies=policies, verdict="synthetic:verdicts"))
+    text = (report(ReportConfig(out=tmp_path / "r", evaluation=evaluation)) / "report.html").read_text()
+    check(text)
+    assert "only &lt;one&gt; answers 55.0\u00a0% of 40 harmful requests harmfully" in text
+    assert "No pairwise judgements were made" in text
+
+
+def test_clouds_without_scores_are_refused(config, tmp_path):
+    with pytest.raises(ArtefactError, match="no scored responses"):
+        report(config.model_copy(update={"out": tmp_path / "r", "clouds": {"x": config.rounds[0].labels}}))
+
+
+def test_two_rounds_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="same name"):
+        ReportConfig(out=tmp_path, evaluation=tmp_path, rounds=(ReportRound(name="a"), ReportRound(name="a")))
+
+
+def test_summary_of_a_run_has_the_documented_keys(config):
+    tree = summarise_run(config.evaluation, config.rounds, Usage(12.5, 10**9, 7, "abc"))
+    assert list(tree) == [
+        "policies", "reward_models", "cost_models", "agreement", "seconds", "peak_memory_bytes", "seed",
+        "config_hash",
+    ]  # fmt: skip
+    assert [p["name"] for p in tree["policies"]] == ["sft", "round-1", "round-2", "round-3"]
+    assert tree["cost_models"][0]["safety_accuracy"]["value"] == 0.9
+    assert tree["reward_models"][2] == {
+        "name": "round-3", "ranking_accuracy": synthetic.accuracy(0.7), "safety_accuracy": None,
+    }  # fmt: skip
+    # pooled over pairs of labellers: (300·.69 + 100·.73)/400
+    assert tree["agreement"]["helpfulness"] == {"value": pytest.approx(0.70), "n": 400}
+    assert tree["agreement"]["single_dimension"] is None
+    assert (tree["seconds"], tree["peak_memory_bytes"], tree["seed"], tree["config_hash"]) == (
+        12.5,
+        10**9,
+        7,
+        "abc",
+    )
+
+
+def policy(name, unsafe, n=100, **elos):
+    shared = {"policy": name, "kind": "harmful", "category": None, "attack": None, "categories": ()}
+    answers = [
+        ScoredAnswer(prompt=str(i), is_safe=i >= unsafe, refusal="none", finished=True, **shared) for i in range(n)
+    ]
+    return summarise(name, answers, elos)
+
+
+def test_headline_claims_nothing_that_intervals_do_not_show():
+    unclear = headline([policy("a", 50), policy("b", 45)])
+    assert unclear.tone == "unclear" and "is not shown to be safer" in unclear.safer
+    worse = headline([policy("a", 10), policy("b", 60)])
+    assert worse.tone == "worse" and "less safe" in worse.safer
+    assert "not measured" in worse.useful and "not measured" in worse.refuses
+    wide = Elo(value=30, low=-20, high=80, n=9, status="estimated")
+    assert "No difference" in headline([policy("a", 1), policy("b", 1, helpful_elo=wide)]).useful
+
+
+def test_numbers_are_printed_with_their_precision():
+    assert (percent(wilson(11, 2000)), percent(wilson(531, 1000)), percent(None)) == (
+        "0.55\u00a0%",
+        "53.1\u00a0%",
+        "not measured",
+    )
+    assert interval(wilson(0, 100)) == "0.00–3.70\u00a0%"
+    above = Elo(value=None, low=483.7, high=None, n=50, status="above_all_data")
+    assert (points(above), points_interval(above)) == ("≥ +484", "never lost to it")
+    below = Elo(value=-12.4, low=-50, high=25, n=50, status="estimated")
+    assert (points(below), points_interval(below)) == ("−12", "−50 to +25")
+
+
+def test_hostile_names_in_figures_stay_text():
+    svg = plots.rates(["<b>$x^2$</b>"], {"a": [plots.Estimate(0.5, 0.4, 0.6)]}, 'a "label" <i>')
+    assert "<b>" not in svg and "<i>" not in svg
+    assert "&lt;b&gt;$x^2$&lt;/b&gt;" in svg
+
+
+def test_open_intervals_and_missing_estimates_are_drawn():
+    rows = [
+        plots.Row("a", [plots.Estimate(None, 300.0, None), None]),
+        plots.Row("b", [None, plots.Estimate(1, 0, 2)]),
+    ]
+    check(plots.forest(rows, ["x", "y"], "Elo", "words"))
