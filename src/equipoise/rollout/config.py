@@ -1,0 +1,125 @@
+"""Settings of sampling, scoring, responding, serving and chatting, without torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, HttpUrl
+
+from equipoise.config import Config
+from equipoise.data.source import DataSource
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Sampling(Config):
+    """How responses are drawn; the log-probabilities that a rollout carries are those of this distribution."""
+
+    max_new_tokens: int = Field(256, ge=1, description="Longest response in tokens, end of turn included.")
+    temperature: float = Field(
+        1.0, ge=0, description="Logits are divided by it; 0 takes the most probable token (not in training)."
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the fewest tokens with this probability.")
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="Logits of tokens already seen are divided (if negative, multiplied) by it."
+    )
+
+
+class ModelScore(Config):
+    """Scores of a reward or cost model of ours."""
+
+    type: Literal["model"] = "model"
+    path: Path = Field(description="Directory of the scorer: reward or cost stage, or a converted checkpoint.")
+    batch_size: int = Field(64, ge=1, description="Responses per forward pass.")
+    max_length: int = Field(512, ge=8, description="Longest prompt plus response, in the scorer's own tokens.")
+
+
+class FunctionScore(Config):
+    """Scores of a Python function."""
+
+    type: Literal["function"] = "function"
+    function: str = Field(
+        pattern=r"^[\w.]+:[\w.]+$",
+        description="package.module:function from responses to one number each.",
+    )
+
+
+class EndpointScore(Config):
+    """Scores of an HTTP endpoint: POST {"responses": [{"prompt": …, "response": …}]} → {"scores": […]}."""
+
+    type: Literal["endpoint"] = "endpoint"
+    url: HttpUrl = Field(description="Where to POST.")
+    batch_size: int = Field(64, ge=1, description="Responses per request.")
+    timeout: float = Field(60.0, gt=0, description="Seconds to wait for one answer.")
+    retries: int = Field(3, ge=0, description="Further attempts when the connection fails or the server is busy.")
+    token_variable: str | None = Field(
+        None, description="Environment variable that holds a bearer token; unset: the token `none`."
+    )
+
+
+class GuardScore(Config):
+    """Logit of a guard classifier: log-odds of the unsafe labels against the safe ones, > 0 unsafe."""
+
+    type: Literal["guard"] = "guard"
+    path: Path = Field(description="Directory that AutoModelForSequenceClassification loads.")
+    unsafe_labels: tuple[str, ...] = Field(
+        min_length=1, description="Labels (of the model's id2label) that mean unsafe; all others mean safe."
+    )
+    text: Literal["conversation", "response"] = Field(
+        "conversation", description="What is classified: prompt and response, or the response alone."
+    )
+    batch_size: int = Field(64, ge=1, description="Responses per forward pass.")
+    max_length: int = Field(512, ge=8, description="Longest text in tokens; longer ones lose their beginning.")
+
+
+ScoreSourceConfig = Annotated[ModelScore | FunctionScore | EndpointScore | GuardScore, Field(discriminator="type")]
+
+
+class RespondConfig(Config):
+    """A policy answers prompts."""
+
+    out: Path = Field(description="Directory to write.")
+    policy: Path = Field(description="Directory of the policy.")
+    prompts: tuple[DataSource, ...] = Field(
+        min_length=1, description="Files of prompts, or anything with prompts."
+    )
+    name: str = Field("", description="Name of the policy in the responses; unset: its directory's name.")
+    samples_per_prompt: int = Field(1, ge=1, description="Responses to each prompt.")
+    limit: int | None = Field(None, ge=1, description="Answer only this many prompts, the first ones; unset: all.")
+    sampling: Sampling = Field(Sampling(), description="How responses are drawn.")
+    max_prompt_length: int = Field(512, ge=1, description="Longest prompt in tokens.")
+    too_long: Literal["refuse", "drop"] = Field(
+        "refuse", description="Longer prompts: stop and name them, or leave them out and count them."
+    )
+    reward: ScoreSourceConfig | None = Field(None, description="Attach a reward to each response; unset: none.")
+    cost: ScoreSourceConfig | None = Field(None, description="Attach a cost to each response; unset: none.")
+    batch_size: int = Field(64, ge=1, description="Responses per batch.")
+    seed: int = Field(42, ge=0, description="Seed of the sampling.")
+    device: Device = Field("auto", description="auto takes cuda, then mps, then cpu.")
+    precision: Precision = Field("float32", description="Precision of the policy.")
+
+
+class ServeConfig(Config):
+    """An OpenAI-compatible endpoint for a policy."""
+
+    policy: Path = Field(description="Directory of the policy.")
+    host: str = Field("127.0.0.1", description="Address to listen on; the default is this machine only.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    name: str = Field("", description="Model name that the endpoint lists; unset: the policy directory's name.")
+    sampling: Sampling = Field(Sampling(), description="Used where a request does not say.")
+    seed: int = Field(42, ge=0, description="Seed of the sampling of requests without one of their own.")
+    device: Device = Field("auto", description="auto takes cuda, then mps, then cpu.")
+    precision: Precision = Field("float32", description="Precision of the policy.")
+
+
+class ChatConfig(Config):
+    """A conversation with a policy in the terminal, each answer scored."""
+
+    policy: Path = Field(description="Directory of the policy.")
+    reward: ScoreSourceConfig | None = Field(None, description="Shows a reward beside each answer; unset: none.")
+    cost: ScoreSourceConfig | None = Field(None, description="Shows a cost beside each answer; unset: none.")
+    system: str = Field("", description="System message that opens the conversation; empty: none.")
+    sampling: Sampling = Field(Sampling(), description="How answers are drawn.")
+    seed: int = Field(42, ge=0, description="Seed of the sampling.")
+    device: Device = Field("auto", description="auto takes cuda, then mps, then cpu.")
+    precision: Precision = Field("float32", description="Precision of the policy.")

@@ -1,0 +1,202 @@
+"""Prompts → responses of a policy, with the scores of a reward and a cost model beside them if asked for.
+
+Batches are made of prompts of similar length, and the records go back into the order of the prompts. Left out:
+decoding (`native`), judging (`evaluate`).
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from equipoise import artefact
+from equipoise.data.dedupe import unique
+from equipoise.data.jsonl import write_records
+from equipoise.data.load import load_prompts
+from equipoise.data.source import input_paths
+from equipoise.errors import DataError
+from equipoise.models.backbone import check_fit, load_causal_lm
+from equipoise.models.devices import pick_device, pick_dtype
+from equipoise.records import Prompt, Response, ScoredResponse
+from equipoise.rollout.config import GuardScore, ModelScore, RespondConfig, Sampling, ScoreSourceConfig
+from equipoise.rollout.native import NativeSampler
+from equipoise.rollout.sampler import Sampler
+from equipoise.rollout.score import open_score_source
+from equipoise.runlog import RunLog
+from equipoise.tokens.batches import Rollout
+from equipoise.tokens.collate import collate_prompts
+from equipoise.tokens.template import decode, end_id, load_tokenizer, many_prompt_ids
+
+RESPONSES = "responses.jsonl"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that can be asked: the model, what draws from it, its tokenizer, and its name in records."""
+
+    model: PreTrainedModel
+    sampler: Sampler
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+def respond(config: RespondConfig) -> Path:
+    """Let a policy answer prompts.
+
+    Args:
+        config: Settings; `out` becomes a directory of kind "responses" with responses.jsonl.
+
+    Returns:
+        `config.out`.
+
+    Raises:
+        DataError: A source is unusable, or prompts are too long and `too_long` is "refuse": names the first five.
+        ModelError: The policy or a scorer cannot be loaded, or the lengths do not fit the policy's context.
+        ConfigError, EndpointError: A score source is not there.
+    """
+    build = artefact.start(config.out, "responses", config, _inputs(config))
+    if build.is_finished:
+        return config.out
+    found = unique([p for source in config.prompts for p in load_prompts(source)], lambda prompt: prompt.id)
+    prompts = fitting_prompts(load_tokenizer(config.policy), found[: config.limit], config)
+    device = pick_device(config.device)
+    policy = open_policy(config.policy, device, pick_dtype(config.precision, device), config.name)
+    check_fit(policy.model, policy.tokenizer, config.max_prompt_length + config.sampling.max_new_tokens)
+    jobs = [prompt for prompt in prompts for _ in range(config.samples_per_prompt)]
+    answers: list[Response | None] = [None] * len(jobs)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    batches = list(by_length(policy.tokenizer, jobs, config.batch_size))
+    with RunLog(config.out, total_steps=len(batches)) as log:
+        log.cut_back(0)
+        for step, rows in enumerate(batches, start=1):
+            drawn = answer(policy, [jobs[i] for i in rows], config.sampling, generator)
+            for i, response in zip(rows, drawn, strict=True):
+                answers[i] = response.model_copy(update={"sample": i % config.samples_per_prompt})
+            log.log(step, {"unfinished_share": sum(not r.finished for r in drawn) / len(drawn)})
+            log.sample(step, [{"prompt": drawn[0].prompt.text, "response": drawn[0].text}])
+    responses = [response for response in answers if response is not None]
+    records = attach_scores(responses, config.reward, config.cost, device)
+    write_records(config.out / RESPONSES, records)
+    facts = {
+        "responses": len(records),
+        "prompts": len(prompts),
+        "dropped_prompts": len(found[: config.limit]) - len(prompts),
+        "unfinished": sum(not response.finished for response in records),
+    }
+    artefact.finish(build, facts)
+    return config.out
+
+
+def open_policy(path: Path, device: torch.device, dtype: torch.dtype, name: str = "") -> Policy:
+    """The policy in a directory, ready to be asked.
+
+    Args:
+        path: Any directory that AutoModelForCausalLM loads.
+        device: Where it goes.
+        dtype: Precision of its weights.
+        name: Its name in records; empty: the directory's.
+
+    Raises:
+        ModelError: The directory holds no policy.
+    """
+    tokenizer = load_tokenizer(path)
+    model = load_causal_lm(path, dtype=dtype, device=device)
+    sampler = NativeSampler(model, end_id(tokenizer), int(tokenizer.pad_token_id or 0))
+    return Policy(model, sampler, tokenizer, name or path.name)
+
+
+def answer(
+    policy: Policy, prompts: Sequence[Prompt], sampling: Sampling, generator: torch.Generator
+) -> list[Response]:
+    """One response to each prompt, all in one batch.
+
+    Raises:
+        ModelError: A prompt and its response may not fit into the policy's context.
+    """
+    conversations = [prompt.messages for prompt in prompts]
+    batch = collate_prompts(policy.tokenizer, conversations, sys.maxsize).batch  # the sampler knows the limit
+    rollout = policy.sampler.sample(batch.to(policy.model.device), sampling, generator)
+    return to_responses(prompts, rollout, policy.tokenizer, policy.name)
+
+
+def to_responses(
+    prompts: Sequence[Prompt], rollout: Rollout, tokenizer: PreTrainedTokenizerBase, name: str = ""
+) -> list[Response]:
+    """The text of a rollout: what score sources read, whatever their own tokenizer.
+
+    Args:
+        prompts: B prompts.
+        rollout: Their B rows.
+        tokenizer: The policy's.
+        name: The policy's name in the records.
+    """
+    tokens = rollout.input_ids[:, -rollout.response_mask.shape[1] :].tolist()
+    lengths = rollout.response_mask.sum(dim=1).tolist()
+    rows = zip(prompts, tokens, lengths, rollout.finished.tolist(), strict=True)
+    return [
+        Response(prompt=prompt, text=decode(tokenizer, ids[:length]), policy=name, finished=finished)
+        for prompt, ids, length, finished in rows
+    ]
+
+
+def attach_scores(
+    responses: Sequence[Response],
+    reward: ScoreSourceConfig | None,
+    cost: ScoreSourceConfig | None,
+    device: torch.device,
+) -> list[Response]:
+    """The responses as they are, or as `ScoredResponse` where a source is given.
+
+    Raises:
+        EquipoiseError: A source cannot be opened or gives something else than one finite number per response.
+    """
+    if reward is None and cost is None:
+        return list(responses)
+    scores = {
+        name: open_score_source(source, device=device).score(responses) if source else [None] * len(responses)
+        for name, source in (("reward", reward), ("cost", cost))
+    }
+    triples = zip(responses, scores["reward"], scores["cost"], strict=True)
+    return [ScoredResponse(**{**dict(r), "reward": reward, "cost": cost}) for r, reward, cost in triples]
+
+
+def fitting_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], config: RespondConfig
+) -> list[Prompt]:
+    """The prompts that are not too long.
+
+    Raises:
+        DataError: Some are, and `too_long` is "refuse"; or all are.
+    """
+    lengths = [len(ids) for ids in many_prompt_ids(tokenizer, [prompt.messages for prompt in prompts])]
+    pairs = list(zip(prompts, lengths, strict=True))
+    fitting = [prompt for prompt, length in pairs if length <= config.max_prompt_length]
+    too_long = [f"{p.id} ({n} tokens): {p.text[:50]!r}" for p, n in pairs if n > config.max_prompt_length]
+    if too_long and (config.too_long == "refuse" or not fitting):
+        raise DataError(
+            f"{len(too_long)} of {len(prompts)} prompts are longer than {config.max_prompt_length} tokens.",
+            where="; ".join(too_long[:5]),
+            fix="Raise max_prompt_length, or leave them out with too_long = 'drop'.",
+        )
+    return fitting
+
+
+def by_length(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], batch_size: int
+) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first: what does not fit into memory fails at once."""
+    lengths = [len(ids) for ids in many_prompt_ids(tokenizer, [prompt.messages for prompt in prompts])]
+    order = sorted(range(len(prompts)), key=lambda i: lengths[i], reverse=True)
+    yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+
+
+def _inputs(config: RespondConfig) -> dict[str, Path]:
+    scorers = {
+        role: source.path
+        for role, source in (("reward", config.reward), ("cost", config.cost))
+        if isinstance(source, ModelScore | GuardScore)
+    }
+    return {"policy": config.policy, **scorers, **input_paths(config.prompts, "prompts")}

@@ -1,0 +1,117 @@
+"""Models small enough to make in a test."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tokens"))
+from tiny_tokenizers import make_tokenizer
+
+from equipoise.models.backbone import save_policy
+from equipoise.models.normalize import Normalizer
+from equipoise.models.score_head import HeadSettings, Kind, Scorer, save_scorer
+from equipoise.tokens.template import load_tokenizer
+
+END, PAD, VOCABULARY = 2, 0, 30
+
+
+def tiny_llama() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, initializer_range=0.5, bos_token_id=1, eos_token_id=END, pad_token_id=PAD,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5,
+        bos_token_id=END, eos_token_id=END,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def tiny_mistral() -> PreTrainedModel:
+    """Its attention sees the last 4 tokens only, so its cache layers are of the sliding kind."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.5, sliding_window=4,
+        bos_token_id=1, eos_token_id=END, pad_token_id=PAD,
+    )  # fmt: skip
+    return MistralForCausalLM(config)
+
+
+def tiny_bloom() -> PreTrainedModel:
+    """It knows no position_ids."""
+    torch.manual_seed(0)
+    config = BloomConfig(
+        vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2, initializer_range=0.5,
+        eos_token_id=END, pad_token_id=PAD,
+    )  # fmt: skip
+    return BloomForCausalLM(config)
+
+
+MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "mistral": tiny_mistral}
+
+
+def bert_shape(words: int) -> dict[str, Any]:
+    return {
+        "vocab_size": words, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.5,
+    }  # fmt: skip
+
+
+def make_scorer(folder: Path, kind: Kind, normalizer: Normalizer) -> Path:
+    """A tiny random encoder with a score head and a tokenizer of its own."""
+    make_tokenizer("bert", folder)
+    tokenizer = load_tokenizer(folder)
+    torch.manual_seed(0)
+    scorer = Scorer(BertModel(BertConfig(**bert_shape(len(tokenizer))), add_pooling_layer=False).eval(), "mean")
+    save_scorer(scorer, tokenizer, folder, HeadSettings(kind, "mean", normalizer))
+    return folder
+
+
+def make_guard(folder: Path, labels: tuple[str, ...], problem: str | None = None) -> Path:
+    """A tiny random classifier."""
+    make_tokenizer("bert", folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        **bert_shape(len(load_tokenizer(folder))), id2label=dict(enumerate(labels)), problem_type=problem
+    )
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    BertForSequenceClassification(config).save_pretrained(str(folder))
+    return folder
+
+
+def make_policy(folder: Path) -> Path:
+    """A tiny random Llama with a tokenizer, saved as a policy."""
+    make_tokenizer("llama", folder)
+    tokenizer = load_tokenizer(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=96, initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    save_policy(LlamaForCausalLM(config), tokenizer, folder)
+    return folder

@@ -1,0 +1,164 @@
+import pytest
+import torch
+from rollout_models import END, PAD, VOCABULARY, tiny_bloom, tiny_llama
+from transformers import PreTrainedModel
+
+from equipoise.algos.logprobs import response_log_probs
+from equipoise.algos.masking import position_ids
+from equipoise.errors import ModelError
+from equipoise.rollout.config import Sampling
+from equipoise.rollout.hf import HfSampler
+from equipoise.rollout.native import NativeSampler, draw
+from equipoise.rollout.sampler import Sampler
+from equipoise.tokens.batches import PromptBatch, Rollout
+
+SETTINGS = [
+    Sampling(max_new_tokens=12),
+    Sampling(max_new_tokens=12, temperature=1.2, repetition_penalty=1.2),
+    Sampling(max_new_tokens=12, temperature=0.7, top_p=0.8),
+]
+
+
+def some_prompts(count: int = 16, longest: int = 9) -> PromptBatch:
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(2, longest + 1, (count, 1), generator=generator)
+    mask = torch.arange(longest) >= longest - lengths
+    ids = torch.randint(3, VOCABULARY, (count, longest), generator=generator)
+    return PromptBatch(ids.where(mask, PAD), mask)
+
+
+def drawn(sampler: Sampler, sampling: Sampling, seed: int = 0) -> Rollout:
+    return sampler.sample(some_prompts(), sampling, torch.Generator().manual_seed(seed))
+
+
+def recomputed(model: PreTrainedModel, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
+    """The log-probabilities from one forward pass over the whole sequences, without a cache."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(
+            input_ids=rollout.input_ids,
+            attention_mask=rollout.attention_mask,
+            position_ids=position_ids(rollout.attention_mask),
+        ).logits
+    response = rollout.response_mask.shape[1]
+    return response_log_probs(
+        logits[:, -response - 1 : -1],
+        rollout.input_ids,
+        rollout.attention_mask,
+        temperature=sampling.temperature,
+        repetition_penalty=sampling.repetition_penalty,
+        top_p=sampling.top_p,
+    ).masked_fill(~rollout.response_mask, 0.0)
+
+
+@pytest.mark.parametrize("kind", [NativeSampler, HfSampler])
+@pytest.mark.parametrize("sampling", SETTINGS)
+def test_log_probs_are_those_of_a_full_forward_pass(model, kind, sampling):
+    rollout = drawn(kind(model, END, PAD), sampling)
+    torch.testing.assert_close(rollout.log_probs, recomputed(model, rollout, sampling), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+@pytest.mark.parametrize("temperature", [0.0, 1e-5])
+def test_almost_greedy_decoding_equals_generate(model, temperature, penalty):
+    sampling = Sampling(max_new_tokens=12, temperature=temperature, repetition_penalty=penalty)
+    ours, theirs = (drawn(kind(model, END, PAD), sampling) for kind in (NativeSampler, HfSampler))
+    for field in ("input_ids", "attention_mask", "response_mask", "finished"):
+        assert torch.equal(getattr(ours, field), getattr(theirs, field)), field
+
+
+def test_greedy_decoding_equals_generate_with_the_library_s_own_settings(model):
+    prompts = some_prompts()
+    ours = NativeSampler(model, END, PAD).sample(
+        prompts, Sampling(max_new_tokens=12, temperature=0.0), torch.Generator()
+    )
+    theirs = model.eval().generate(
+        input_ids=prompts.input_ids,
+        attention_mask=prompts.attention_mask.long(),
+        do_sample=False,
+        max_new_tokens=12,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    assert torch.equal(ours.input_ids, theirs)
+
+
+def test_both_samplers_draw_from_the_same_distribution(model):
+    # First tokens of 4,000 draws for one prompt: for each token, two frequencies with variance p(1-p)/4000 each.
+    # The largest difference of 30 stays below 4.5 standard errors, sqrt(2 * 0.25 / 4000) * 4.5 = 0.05.
+    one = some_prompts(1)
+    prompts = PromptBatch(one.input_ids.expand(4000, -1), one.attention_mask.expand(4000, -1))
+    counts = []
+    for seed, kind in enumerate((NativeSampler, HfSampler)):
+        rollout = kind(model, END, PAD).sample(
+            prompts, Sampling(max_new_tokens=1), torch.Generator().manual_seed(seed)
+        )
+        counts.append(torch.bincount(rollout.input_ids[:, -1], minlength=VOCABULARY) / 4000)
+    assert (counts[0] - counts[1]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("kind", [NativeSampler, HfSampler])
+def test_a_rollout_is_well_formed(model, kind):
+    sampling = Sampling(max_new_tokens=20, temperature=1.5)
+    prompts, rollout = some_prompts(), drawn(kind(model, END, PAD), sampling)
+    length = prompts.input_ids.shape[1]
+    tokens, mask = rollout.input_ids[:, length:], rollout.response_mask
+    assert torch.equal(rollout.input_ids[:, :length], prompts.input_ids)
+    assert torch.equal(rollout.attention_mask, torch.cat([prompts.attention_mask, mask], dim=1))
+    assert mask.sum(dim=1).max() == mask.shape[1] <= 20  # R is the longest response
+    assert (mask.long().diff(dim=1) <= 0).all()  # one block from the left
+    last = tokens.gather(1, mask.sum(dim=1, keepdim=True) - 1)[:, 0]
+    assert torch.equal(last == END, rollout.finished)
+    assert (mask.sum(dim=1)[~rollout.finished] == 20).all()
+    assert ((tokens == END) & mask).sum(dim=1).max() <= 1
+    assert (tokens[~mask] == PAD).all()
+    assert (rollout.log_probs[mask] < 0).all()
+    assert (rollout.log_probs[~mask] == 0).all()
+    assert rollout.finished.any()  # so that the rows above were dropped from the batch on the way
+
+
+def test_a_seed_decides_everything(model):
+    sampler = NativeSampler(model, END, PAD)
+    first, again, other = (drawn(sampler, SETTINGS[0], seed) for seed in (1, 1, 2))
+    assert torch.equal(first.input_ids, again.input_ids)
+    assert torch.equal(first.log_probs, again.log_probs)
+    assert first.input_ids.shape != other.input_ids.shape or not torch.equal(first.input_ids, other.input_ids)
+
+
+def test_sampling_leaves_mode_global_randomness_and_gradients_alone(model):
+    model.train()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for kind in (NativeSampler, HfSampler):
+        rollout = drawn(kind(model, END, PAD), SETTINGS[0])
+        assert not rollout.log_probs.requires_grad
+        assert not rollout.input_ids.is_inference()
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", [NativeSampler, HfSampler])
+def test_a_context_that_is_too_short_is_refused(kind):
+    with pytest.raises(ModelError, match="69 tokens, the model has 64"):
+        drawn(kind(tiny_llama(), END, PAD), Sampling(max_new_tokens=60))
+
+
+def test_a_full_context_is_not_refused(model):
+    rollout = drawn(NativeSampler(model, END, PAD), Sampling(max_new_tokens=55, temperature=3.0))
+    assert rollout.input_ids.shape[1] <= 64
+
+
+def test_a_model_without_position_ids_is_sampled_too():
+    sampling = Sampling(max_new_tokens=12, temperature=0.0)
+    ours, theirs = (drawn(kind(tiny_bloom(), END, PAD), sampling) for kind in (NativeSampler, HfSampler))
+    assert torch.equal(ours.input_ids, theirs.input_ids)
+
+
+def test_a_token_is_drawn_as_often_as_it_is_probable_and_never_at_probability_zero():
+    # 20,000 draws: the standard error of a share of 1/4 is sqrt(0.25 * 0.75 / 20000) = 0.003; 5 of them = 0.015.
+    distribution = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).log().expand(20_000, -1)
+    drawn = draw(distribution, torch.Generator().manual_seed(0))
+    assert drawn.shape == (20_000, 1)
+    shares = torch.bincount(drawn[:, 0], minlength=5) / 20_000
+    torch.testing.assert_close(shares, torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]), atol=0.015, rtol=0)
+    assert shares[[0, 2, 4]].tolist() == [0.0, 0.0, 0.0]
