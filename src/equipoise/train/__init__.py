@@ -1,0 +1,1 @@
+"""Loops: data and models in, weights out. One algorithm, one file, one loop."""

@@ -1,0 +1,55 @@
+"""What goes wrong in RL without stopping it, said in words. Pure functions of the metrics so far; no torch."""
+
+from collections.abc import Sequence
+
+WINDOW = 20
+"""Steps that an alarm looks back on."""
+Metrics = dict[str, float]
+
+
+def alarms(history: Sequence[Metrics], ceiling: float, floor: float) -> list[str]:
+    """What a person who watches the curves would say after the newest step.
+
+    Each alarm fires on the step its condition becomes true, not on every step it holds.
+
+    Args:
+        history: Metrics of the run, oldest first, at least the last WINDOW + 1 steps where there are as many.
+        ceiling: Largest λ.
+        floor: Smallest λ.
+    """
+    now, before = _conditions(history, ceiling, floor), _conditions(history[:-1], ceiling, floor)
+    return [message for name, message in now.items() if name not in before]
+
+
+def _conditions(history: Sequence[Metrics], ceiling: float, floor: float) -> dict[str, str]:
+    if len(history) < WINDOW:
+        return {}
+    recent, last = history[-WINDOW:], history[-1]
+    found: dict[str, str] = {}
+    if all(m["lambda"] >= ceiling for m in recent):
+        found["ceiling"] = (
+            f"λ has been at its ceiling {ceiling:g} for {WINDOW} steps while the mean cost "
+            f"{last['mean_cost']:.3g} is above the limit {last['cost_limit']:.3g}: "
+            "the limit may be out of reach, or the ceiling too low"
+        )
+    if floor < ceiling and all(m["lambda"] <= floor for m in recent):
+        found["floor"] = (
+            f"λ has been at its floor {floor:g} for {WINDOW} steps: the limit "
+            f"{last['cost_limit']:.3g} does not bind"
+        )
+    if last["kl"] > 10 * max(1.0, history[0]["response_length"] / 10):
+        found["kl"] = (
+            f"the policy is {last['kl']:.3g} nats from its reference: raise kl_coef or lower the actor's lr"
+        )
+    if all(m["repeated_share"] > 0.9 for m in recent):
+        found["same"] = (
+            "more than 90 % of the responses are the same text: the policy has collapsed, or only refuses"
+        )
+    if all(m["unfinished_share"] > 0.5 for m in recent):
+        found["unfinished"] = (
+            "more than half of the responses never end: raise max_new_tokens or unfinished_penalty"
+        )
+    length, first = last["response_length"], history[0]["response_length"]
+    if length > 2 * first or length < first / 2:
+        found["length"] = f"response length drifted from {first:.3g} to {length:.3g} tokens"
+    return found

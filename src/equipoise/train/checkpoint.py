@@ -1,0 +1,112 @@
+"""Checkpoints: loop state, weights and optimizers, written whole or not at all.
+
+Layout, in the run's directory: `checkpoints/step-000120/` with `state.json`, `<role>.safetensors` and
+`<role>.optimizer.safetensors`. A checkpoint is written under a temporary name, then renamed; only then are older
+ones removed, so a full disk or a kill leaves the previous one intact.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+
+from equipoise.artefact import CHECKPOINTS, write_json
+from equipoise.errors import ArtefactError
+
+STATE = "state.json"
+
+
+def save_checkpoint(
+    out: Path,
+    state: Mapping[str, Any],
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    *,
+    kept: int = 1,
+) -> Path:
+    """Write one checkpoint and forget old ones.
+
+    Args:
+        out: The run's directory.
+        state: The loop's state as JSON values; holds `step`, the number of finished steps.
+        models: Role → trained network.
+        optimizers: Role → its optimizer.
+        kept: How many checkpoints stay, this one included.
+
+    Raises:
+        ArtefactError: The disk is full or not writable; older checkpoints are untouched.
+    """
+    folder = out / CHECKPOINTS
+    final = folder / f"step-{state['step']:06d}"
+    temporary = folder / ".writing"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for role, model in models.items():
+            save_model(model, str(temporary / f"{role}.safetensors"))
+        for role, optimizer in optimizers.items():
+            save_file(_flatten(optimizer), temporary / f"{role}.optimizer.safetensors")
+        write_json(temporary / STATE, dict(state))
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ArtefactError(
+            "The checkpoint could not be written; older ones are untouched.",
+            where=str(final),
+            why=str(error),
+            fix="Free some disk and run the same command again: it goes on from the last checkpoint.",
+        ) from error
+    for old in _all(out)[:-kept]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(
+    out: Path, models: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Any] | None:
+    """Put the newest checkpoint into the given networks and optimizers.
+
+    Returns:
+        The loop's state, or None where there is no checkpoint.
+    """
+    found = _all(out)
+    if not found:
+        return None
+    newest = found[-1]
+    for role, model in models.items():
+        load_model(model, newest / f"{role}.safetensors")
+    for role, optimizer in optimizers.items():
+        _unflatten(optimizer, load_file(newest / f"{role}.optimizer.safetensors"))
+    return cast("dict[str, Any]", json.loads((newest / STATE).read_text(encoding="utf-8")))
+
+
+def drop_checkpoints(out: Path) -> None:
+    """Remove all checkpoints of a finished run."""
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def _all(out: Path) -> list[Path]:
+    return sorted((out / CHECKPOINTS).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for index, entries in state.items()
+        for name, value in entries.items()
+    }
+
+
+def _unflatten(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

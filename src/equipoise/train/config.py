@@ -1,0 +1,194 @@
+"""The settings of every training stage, without torch.
+
+Defaults are the original's script defaults (METHOD §6) where it has one. What a stage computes lies beside it:
+`sft`, `score_model`, `ppo_lag`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from equipoise.config import Config
+from equipoise.data.source import DataSource
+from equipoise.rollout.config import ModelScore, Sampling, ScoreSourceConfig
+
+Schedule = Literal["cosine", "linear", "constant"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class OptimizerSettings(Config):
+    """AdamW and its schedule; the learning rate is a function of (step, total steps) alone."""
+
+    lr: float = Field(2e-5, gt=0, description="Peak learning rate.")
+    schedule: Schedule = Field(
+        "cosine", description="Shape after the warm-up: to zero by cosine or line, or flat."
+    )
+    warmup: float = Field(0.03, ge=0, le=1, description="Share of all steps spent on a linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay on matrices; vectors have none.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's two decay rates.")
+    clip_norm: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
+
+
+class Hardware(Config):
+    """Where and in which precision a stage runs."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", description="auto takes cuda, then mps, then cpu."
+    )
+    precision: Precision = Field(
+        "float32", description="Precision of weights and activations; scores stay float32."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; unset leaves torch's choice.")
+
+
+class TrainConfig(Config):
+    """What all training stages share."""
+
+    out: Path = Field(description="Directory to write; reopened when it holds this very run unfinished.")
+    seed: int = Field(42, ge=0, description="Seed of initialisation, data order, dropout and sampling.")
+    max_length: int = Field(512, ge=8, description="Longest prompt plus response, in tokens.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Sequences per forward pass; unset: the whole batch. Never changes the gradient."
+    )
+    hardware: Hardware = Field(Hardware(), description="Device, precision, threads.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    checkpoints_kept: int = Field(1, ge=1, description="How many checkpoints stay on disk.")
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        (), description="Also log to these (extra `trackers`), through accelerate; none by default."
+    )
+
+
+class SftConfig(TrainConfig):
+    """Supervised fine-tuning on demonstrations."""
+
+    model: Path = Field(description="Base model: any directory that AutoModelForCausalLM loads.")
+    demonstrations: tuple[DataSource, ...] = Field(min_length=1, description="Files of demonstrations.")
+    template: str | None = Field(None, description="Named chat template for a base model that has none.")
+    epochs: float = Field(3, gt=0, description="Passes over the data.")
+    batch_size: int = Field(32, ge=1, description="Examples per optimizer step, over all processes.")
+    held_out: float = Field(0.02, ge=0, lt=1, description="Share of prompts kept for the held-out loss.")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+
+
+class ScoreModelConfig(TrainConfig):
+    """What reward and cost models share: a backbone, preference data, Bradley–Terry with a norm penalty."""
+
+    model: Path = Field(description="Backbone to start from: the SFT policy, or any directory AutoModel loads.")
+    pairs: tuple[DataSource, ...] = Field((), description="Files of preference pairs.")
+    pooling: Literal["last", "cls", "mean"] = Field(
+        "last", description="Where the score is read; cls, mean: encoders."
+    )
+    template: str | None = Field(None, description="Named chat template for a backbone that has none.")
+    epochs: float = Field(2, gt=0, description="Passes over the data.")
+    batch_size: int = Field(16, ge=1, description="Pairs per optimizer step, over all processes.")
+    regularization: float = Field(1e-3, ge=0, description="μ: weight of the mean squared score.")
+    held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts kept to measure accuracy.")
+    optimizer: OptimizerSettings = Field(
+        OptimizerSettings(weight_decay=0.1), description="Optimizer and schedule."
+    )
+
+
+class RewardConfig(ScoreModelConfig):
+    """A reward model from helpfulness preferences (METHOD §3, L_R)."""
+
+    pairs: tuple[DataSource, ...] = Field(min_length=1, description="Files of pairs with a helpfulness label.")
+
+
+class CostConfig(ScoreModelConfig):
+    """A cost model from harm preferences and safety labels (METHOD §3, L_C)."""
+
+    labels: tuple[DataSource, ...] = Field((), description="Files of single responses with a safety label.")
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if not self.pairs and not self.labels:
+            raise ValueError("give `pairs`, `labels`, or both")
+        return self
+
+
+class ConstantLambda(Config):
+    """λ stays where it is: 0 is plain PPO on the reward."""
+
+    type: Literal["constant"] = "constant"
+    start: float = Field(1.0, ge=0, description="λ.")
+
+
+class DualAscent(Config):
+    """ln λ ← ln λ + α·λ·(Ĵ_C − cost_limit), once per rollout batch (METHOD §5)."""
+
+    type: Literal["dual"] = "dual"
+    start: float = Field(1.0, gt=0, description="λ before the first step.")
+    lr: float = Field(0.1, gt=0, description="α.")
+    floor: float = Field(1e-3, gt=0, description="λ never falls below: from 0 it could not come back.")
+    ceiling: float = Field(5.0, gt=0, description="λ never rises above.")
+    window: int | None = Field(
+        None, ge=1, description="W: responses that Ĵ_C averages over, all processes; unset: one rollout batch."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.floor <= self.start <= self.ceiling:
+            raise ValueError("floor ≤ start ≤ ceiling must hold")
+        return self
+
+
+LambdaControl = Annotated[ConstantLambda | DualAscent, Field(discriminator="type")]
+
+
+class Validation(Config):
+    """Held-out prompts that are answered at intervals during RL."""
+
+    prompts: tuple[DataSource, ...] = Field(min_length=1, description="Files of prompts never trained on.")
+    every: int = Field(20, ge=1, description="Steps between evaluations.")
+    limit: int = Field(256, ge=1, description="Prompts per evaluation.")
+
+
+class PpoLagConfig(TrainConfig):
+    """One run of PPO-Lagrangian (METHOD §5)."""
+
+    actor: Path = Field(description="Policy to start from.")
+    ref: Path | None = Field(None, description="Frozen reference policy; unset: the actor's start.")
+    reward: ScoreSourceConfig = Field(description="Where rewards come from.")
+    cost: ScoreSourceConfig = Field(description="Where costs come from; cost > 0 is unsafe.")
+    reward_critic: Path | None = Field(None, description="Scorer the reward critic starts from; unset: `reward`.")
+    cost_critic: Path | None = Field(None, description="Scorer the cost critic starts from; unset: `cost`.")
+    prompts: tuple[DataSource, ...] = Field(min_length=1, description="Files of prompts to answer.")
+    ptx: tuple[DataSource, ...] = Field((), description="Demonstrations for the PTX term; none: no such term.")
+    ptx_coef: float = Field(16.0, ge=0, description="γ_ptx: weight of the PTX loss.")
+    validation: Validation | None = Field(None, description="Held-out prompts; unset: none.")
+    keep: Literal["best_feasible", "last"] = Field(
+        "best_feasible",
+        description="Which policy is the result: the feasible one with the highest held-out reward, or the last.",
+    )
+    cost_limit: float = Field(0.0, description="−d: expected cost must not exceed it. A mean over all prompts.")
+    lam: LambdaControl = Field(DualAscent(), description="How λ moves.")
+    sampling: Sampling = Field(Sampling(), description="How responses are sampled.")
+    max_prompt_length: int = Field(256, ge=1, description="Longest prompt in tokens; longer ones are refused.")
+    epochs: float = Field(1, gt=0, description="Passes over the prompts; `steps` overrides it.")
+    steps: int | None = Field(None, ge=1, description="Rollout batches in all; unset: from `epochs`.")
+    batch_size: int = Field(16, ge=1, description="Prompts per rollout batch, over all processes.")
+    ptx_batch_size: int | None = Field(None, ge=1, description="Demonstrations per step; unset: batch_size.")
+    update_iters: int = Field(1, ge=1, description="Passes over each rollout batch.")
+    kl_coef: float = Field(0.01, ge=0, description="κ: weight of the KL term in each stream (β/2 of the paper).")
+    clip_ratio: float = Field(0.2, gt=0, lt=1, description="ε of the clipped surrogate.")
+    clip_score: float = Field(50.0, gt=0, description="Shaped rewards and costs are clamped to ± this.")
+    clip_value: float = Field(5.0, gt=0, description="Range of the clipped value loss.")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's λ.")
+    unfinished_penalty: float = Field(0.0, ge=0, description="Taken off the reward of a response that never ends.")
+    actor_optimizer: OptimizerSettings = Field(
+        OptimizerSettings(lr=1e-5, weight_decay=0.01), description="Actor's optimizer."
+    )
+    critic_optimizer: OptimizerSettings = Field(
+        OptimizerSettings(lr=5e-6, schedule="constant"), description="Both critics' optimizer."
+    )
+
+    @model_validator(mode="after")
+    def _is_runnable(self) -> Self:
+        for role in ("reward", "cost"):
+            if getattr(self, f"{role}_critic") is None and not isinstance(getattr(self, role), ModelScore):
+                raise ValueError(
+                    f"{role} is not a model: say which scorer the critic starts from in {role}_critic"
+                )
+        return self

@@ -1,0 +1,63 @@
+"""Forward passes that the loops share: log-probabilities and values at the positions that count.
+
+Positions: the logits and values that belong to response token t are read one position before it, so the first
+ones stand at the last prompt token. Letters: B sequences, P prompt, R response tokens, L = P + R, V vocabulary.
+"""
+
+from torch import Tensor, nn
+
+from equipoise.algos.logprobs import response_log_probs, token_log_probs
+from equipoise.models.backbone import causal_logits
+from equipoise.rollout.config import Sampling
+from equipoise.tokens.batches import Rollout, SftBatch
+
+
+def target_log_probs(model: nn.Module, batch: SftBatch) -> Tensor:
+    """Log-probability of every token given those before it.
+
+    Args:
+        model: A causal LM.
+        batch: Demonstrations, padded on the right.
+
+    Returns:
+        (B, L − 1) float32; column t belongs to token t + 1.
+    """
+    logits = causal_logits(model, batch.input_ids, batch.attention_mask)
+    return token_log_probs(logits[:, :-1], batch.input_ids[:, 1:])
+
+
+def actor_log_probs(model: nn.Module, rollout: Rollout, sampling: Sampling) -> Tensor:
+    """Log-probability of the response tokens under the processed logits that they were sampled from.
+
+    Args:
+        model: A causal LM: actor or ref.
+        rollout: Prompts left-padded, responses right-padded.
+        sampling: The settings of the rollout.
+
+    Returns:
+        (B, R) float32.
+    """
+    response_length = rollout.response_mask.shape[1]
+    logits = causal_logits(model, rollout.input_ids, rollout.attention_mask, last=response_length + 1)[:, :-1]
+    return response_log_probs(
+        logits,
+        rollout.input_ids,
+        rollout.attention_mask,
+        temperature=sampling.temperature,
+        repetition_penalty=sampling.repetition_penalty,
+        top_p=sampling.top_p,
+    )
+
+
+def critic_values(critic: nn.Module, rollout: Rollout) -> Tensor:
+    """V_t of each response token.
+
+    Args:
+        critic: A `Critic`: one score per position.
+        rollout: Prompts left-padded, responses right-padded.
+
+    Returns:
+        (B, R) float32.
+    """
+    scores: Tensor = critic(rollout.input_ids, rollout.attention_mask)
+    return scores[:, -rollout.response_mask.shape[1] - 1 : -1]

@@ -1,0 +1,358 @@
+"""PPO-Lagrangian (METHOD §5): maximise reward while the expected cost stays below a limit.
+
+One step, in this order: sample, score, move λ, advantages, update. The maths is in `algos`; this file says when.
+Old values are the critics' own output in the first pass over a rollout batch, before any optimizer step, so
+that no pass is spent on them; old log-probabilities come from the sampler.
+Left out: how roles are loaded (`roles`), held-out evaluation and export (`ppo_validate`).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import AdamW
+
+from equipoise import artefact
+from equipoise.algos import credit, lagrange, policy
+from equipoise.algos.masking import masked_sum
+from equipoise.data.load import load_prompts
+from equipoise.data.source import input_paths
+from equipoise.records import Response
+from equipoise.rollout.config import GuardScore, ModelScore
+from equipoise.rollout.native import NativeSampler
+from equipoise.rollout.respond import to_responses
+from equipoise.runlog import RunLog
+from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout
+from equipoise.tokens.batches import rows as rows_of
+from equipoise.tokens.collate import collate_prompts, collate_sft
+from equipoise.tokens.template import end_id
+from equipoise.train.alarms import WINDOW, alarms
+from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings, PpoLagConfig
+from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
+from equipoise.train.ppo_validate import Best, export, keep_best, load_held_out, validate
+from equipoise.train.roles import Roles, load_roles
+from equipoise.train.setup import (
+    apply_gradients,
+    batch_at,
+    begin,
+    finite,
+    learning_rate,
+    make_optimizer,
+    micro_batches,
+    process_sum,
+    shard,
+    step_generator,
+    stop_on_interrupt,
+)
+from equipoise.train.sft import load_examples
+
+Sums = dict[str, float]
+SHOWN = ("lambda", "mean_cost", "mean_reward", "unsafe_share", "kl", "response_length")
+"""What the console line of a step shows; the file has all metrics."""
+LOSSES = (
+    "actor_loss",
+    "ptx_loss",
+    "reward_critic_loss",
+    "cost_critic_loss",
+    "actor_grad_norm",
+    "reward_critic_grad_norm",
+    "cost_critic_grad_norm",
+)
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """All that a run remembers between steps besides weights and optimizers."""
+
+    step: int  # finished steps
+    lam: float  # λ
+    window: tuple[float, ...]  # the last W costs, oldest first
+    best: Best | None  # the best feasible policy so far
+
+
+def train_ppo_lag(config: PpoLagConfig) -> Path:
+    """Train a policy for reward under a cost limit.
+
+    Args:
+        config: Settings; `out` becomes a Hugging Face model directory with a manifest.
+
+    Returns:
+        `config.out`.
+
+    Raises:
+        DataError, ModelError, ConfigError: Bad input, before the first step.
+        TrainingError: A loss or a score is not finite.
+        KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
+    """
+    build = artefact.start(config.out, "policy", config, _inputs(config))
+    if build.is_finished:
+        return config.out
+    prompts = [prompt for source in config.prompts for prompt in load_prompts(source)]
+    accelerator = begin(config.hardware)
+    roles = load_roles(config, accelerator.device)
+    ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
+    held_out = load_held_out(config)
+    total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
+    adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}
+    state = resume(config, roles, adam)
+    networks = {role: accelerator.prepare(model) for role, model in roles.trained().items()}
+    optimizers = {role: accelerator.prepare(optimizer) for role, optimizer in adam.items()}
+    actor, reward_critic, cost_critic = (networks[role] for role in ("actor", "reward_critic", "cost_critic"))
+    sampler = NativeSampler(roles.actor, end_id(roles.tokenizer), int(roles.tokenizer.pad_token_id or 0))
+    with (
+        RunLog(config.out, total_steps=total, show=SHOWN, quiet=not accelerator.is_main_process) as log,
+        stop_on_interrupt() as stop,
+    ):
+        log.cut_back(state.step)
+        while state.step < total:
+            step = state.step
+            rows = batch_at(len(prompts), config.batch_size, config.seed, step)
+            mine = shard([prompts[i] for i in rows], accelerator)
+            ptx_rows = (
+                batch_at(len(ptx), config.ptx_batch_size or config.batch_size, config.seed + 1, step)
+                if ptx
+                else []
+            )
+            my_ptx = shard([ptx[i] for i in ptx_rows], accelerator) if ptx else []
+
+            # sample
+            batch = collate_prompts(roles.tokenizer, [p.messages for p in mine], config.max_prompt_length).batch
+            generator = step_generator(config.seed, step, accelerator.process_index, accelerator.device)
+            rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
+
+            # score
+            responses = to_responses(mine, rollout, roles.tokenizer)
+            scored = score(responses, rollout, roles, config)
+
+            # move λ: once per rollout batch, over all processes
+            state = move_lambda(state, accelerator.gather(scored.costs).tolist(), config)
+
+            # advantages, update
+            sums: Sums = {}
+            sequences = config.batch_size / accelerator.num_processes
+            pieces = [rows_of(scored, part) for part in _parts(len(mine), config.micro_batch)]
+            credits: list[Advantages] = []
+            for iteration in range(config.update_iters):
+                for i, piece in enumerate(pieces):
+                    mask = piece.rollout.response_mask
+                    reward_values = critic_values(reward_critic, piece.rollout)
+                    cost_values = critic_values(cost_critic, piece.rollout)
+                    if iteration == 0:
+                        credits.append(assign_credit(piece, reward_values, cost_values, state.lam, config, sums))
+                    known = credits[i]
+                    log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
+                    actor_loss, moved = policy.actor_loss(
+                        log_probs, piece.rollout.log_probs, known.mixed, mask, config.clip_ratio, sequences
+                    )
+                    fit = {"denominator": sequences, "clip_range": config.clip_value}
+                    reward_critic_loss, _ = policy.value_loss(
+                        reward_values, known.reward_values, known.reward_returns, mask, **fit
+                    )
+                    cost_critic_loss, _ = policy.value_loss(
+                        cost_values, known.cost_values, known.cost_returns, mask, **fit
+                    )
+                    accelerator.backward(actor_loss + reward_critic_loss + cost_critic_loss)
+                    add(sums, actor_loss=actor_loss, reward_critic_loss=reward_critic_loss)
+                    add(sums, cost_critic_loss=cost_critic_loss, clipped=moved.clipped, tokens=moved.tokens)
+                targets = process_sum(sum(len(e.ids) - e.target_from for e in my_ptx), accelerator)
+                for examples in micro_batches(my_ptx, config.micro_batch) if my_ptx else []:
+                    data = collate_sft(roles.tokenizer, examples).to(accelerator.device)
+                    ptx_loss, _ = policy.sft_loss(
+                        target_log_probs(actor, data), data.target_mask[:, 1:], targets / accelerator.num_processes
+                    )
+                    accelerator.backward(config.ptx_coef * ptx_loss)
+                    add(sums, ptx_loss=ptx_loss)
+                check_finite(sums, scored, step, [prompts[i].id for i in rows])
+                for role, network in networks.items():
+                    settings = _settings(role, config)
+                    lr = learning_rate(settings, step, total)
+                    add(sums, **{f"{role}_grad_norm": apply_gradients(network, optimizers[role], settings, lr)})
+
+            # log, evaluate, save
+            state = replace(state, step=step + 1)
+            metrics = summarise(scored, responses, sums, state, config, accelerator)
+            if config.validation and (state.step % config.validation.every == 0 or state.step == total):
+                found = validate(roles, held_out, sampler, config, accelerator)
+                state = replace(state, best=keep_best(found, state.best, state.step, roles, config, accelerator))
+                metrics |= found.metrics()
+            log.log(state.step, metrics)
+            log.sample(state.step, _samples(responses, scored))
+            for message in alarms(log.history(WINDOW + 1), *_bounds(config)):
+                log.warn(state.step, message)
+            due = state.step % config.checkpoint_every == 0 and state.step < total
+            if (stop.asked or due) and accelerator.is_main_process:
+                save_checkpoint(config.out, asdict(state), roles.trained(), adam, kept=config.checkpoints_kept)
+            if stop.asked:
+                raise KeyboardInterrupt
+    facts = export(roles, state.best, config, accelerator)
+    if accelerator.is_main_process:
+        drop_checkpoints(config.out)
+        artefact.finish(build, {**facts, "steps": total, "lambda": state.lam, "prompts": len(prompts)})
+    return config.out
+
+
+def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, AdamW]) -> LoopState:
+    """The state of the newest checkpoint, with its weights and optimizers in place; else that before step 0."""
+    saved = load_checkpoint(config.out, roles.trained(), optimizers)
+    if saved is None:
+        return LoopState(step=0, lam=config.lam.start, window=(), best=None)
+    best = Best(**saved["best"]) if saved["best"] else None
+    return LoopState(saved["step"], saved["lam"], tuple(saved["window"]), best)
+
+
+@torch.no_grad()
+def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config: PpoLagConfig) -> ScoredRollout:
+    """Reward and cost of each response, and the reference's log-probabilities of its tokens."""
+    device = rollout.input_ids.device
+    rewards = torch.tensor(roles.reward.score(responses), device=device)
+    return ScoredRollout(
+        rollout=rollout,
+        ref_log_probs=actor_log_probs(roles.ref, rollout, config.sampling),
+        rewards=credit.penalize_unfinished(rewards, rollout.finished, config.unfinished_penalty),
+        costs=torch.tensor(roles.cost.score(responses), device=device),
+    )
+
+
+def move_lambda(state: LoopState, costs: Sequence[float], config: PpoLagConfig) -> LoopState:
+    """λ after one rollout batch; `costs` are the raw costs of all processes."""
+    size = (config.lam.window if isinstance(config.lam, DualAscent) else None) or len(costs)
+    window = lagrange.slide_window(state.window, costs, size)
+    mean_cost = math.fsum(window) / len(window)
+    before = lagrange.LagrangeState(state.lam)
+    match config.lam:
+        case ConstantLambda():
+            after = lagrange.constant_step(before, mean_cost)
+        case DualAscent(lr=lr, floor=floor, ceiling=ceiling):
+            after = lagrange.log_dual_step(
+                before, mean_cost, lr=lr, cost_limit=config.cost_limit, floor=floor, ceiling=ceiling
+            )
+    return replace(state, lam=after.lam, window=window)
+
+
+@torch.no_grad()
+def assign_credit(
+    scored: ScoredRollout,
+    reward_values: Tensor,
+    cost_values: Tensor,
+    lam: float,
+    config: PpoLagConfig,
+    sums: Sums,
+) -> Advantages:
+    """Advantages of both streams, each with its own critic, mixed by λ; values are old values."""
+    rollout = scored.rollout
+    shaping = (rollout.log_probs, scored.ref_log_probs, rollout.response_mask, config.kl_coef, config.clip_score)
+    rewards = credit.shaped_rewards(scored.rewards, *shaping)
+    costs = credit.shaped_costs(scored.costs, *shaping)
+    discount = (rollout.response_mask, config.gamma, config.gae_lambda)
+    by_reward = credit.gae(rewards.values, reward_values, *discount)
+    by_cost = credit.gae(costs.values, cost_values, *discount)
+    share = (rewards.clamped_share + costs.clamped_share) / 2
+    add(sums, clamped=share * rollout.response_mask.sum())
+    return Advantages(
+        mixed=lagrange.mix(by_reward.advantages, by_cost.advantages, lam),
+        reward_values=reward_values.detach(),
+        cost_values=cost_values.detach(),
+        reward_returns=by_reward.returns,
+        cost_returns=by_cost.returns,
+    )
+
+
+def check_finite(sums: Sums, scored: ScoredRollout, step: int, prompt_ids: Sequence[str]) -> None:
+    """Stop before an optimizer step would spread a NaN.
+
+    Raises:
+        TrainingError: Names what is not finite and the prompts of the batch.
+    """
+    scores = {"the rewards": float(scored.rewards.sum()), "the costs": float(scored.costs.sum())}
+    for name, value in {**scores, **{f"the {key}": value for key, value in sums.items()}}.items():
+        finite(value, name, step, prompt_ids)
+
+
+def summarise(
+    scored: ScoredRollout,
+    responses: Sequence[Response],
+    sums: Sums,
+    state: LoopState,
+    config: PpoLagConfig,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """The metrics of one step, over all processes; docs/metrics.md has each one's formula."""
+    mask = scored.rollout.response_mask
+    kl = credit.kl_estimate(scored.rollout.log_probs, scored.ref_log_probs)
+    totals = {
+        "mean_reward": float(scored.rewards.sum()),
+        "mean_cost": float(scored.costs.sum()),
+        "unsafe_share": float((scored.costs > 0).sum()),
+        "kl": float(masked_sum(kl, mask)),
+        "response_length": float(mask.sum()),
+        "unfinished_share": float((~scored.rollout.finished).sum()),
+        "repeated_share": float(Counter(r.text for r in responses).most_common(1)[0][1]),
+    }
+    means = {key: process_sum(value, accelerator) / config.batch_size for key, value in totals.items()}
+    passes = {key: process_sum(value, accelerator) for key, value in sums.items()}
+    return {
+        "lambda": state.lam,
+        "cost_limit": config.cost_limit,
+        **means,
+        **{key: passes[key] / config.update_iters / accelerator.num_processes for key in LOSSES if key in passes},
+        "clipped_share": passes["clipped"] / passes["tokens"],
+        "clamped_share": passes["clamped"] * config.update_iters / passes["tokens"],
+    }
+
+
+def add(sums: Sums, **values: Tensor) -> None:
+    """Add detached numbers to running sums."""
+    for key, value in values.items():
+        sums[key] = sums.get(key, 0.0) + float(value.detach())
+
+
+def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
+    return config.actor_optimizer if role == "actor" else config.critic_optimizer
+
+
+def _parts(count: int, size: int | None) -> list[slice]:
+    """Slices of at most `size` sequences; one of all when `size` is unset."""
+    return [slice(i, i + (size or count)) for i in range(0, count, size or count)]
+
+
+def _bounds(config: PpoLagConfig) -> tuple[float, float]:
+    """Ceiling and floor of λ; a constant λ has no bounds to be pinned at."""
+    return (config.lam.ceiling, config.lam.floor) if isinstance(config.lam, DualAscent) else (math.inf, -math.inf)
+
+
+def _samples(responses: Sequence[Response], scored: ScoredRollout) -> list[dict[str, Any]]:
+    """The first response of the batch, for people."""
+    first = responses[0]
+    return [
+        {
+            "prompt": first.prompt.text,
+            "response": first.text,
+            "reward": float(scored.rewards[0]),
+            "cost": float(scored.costs[0]),
+        }
+    ]
+
+
+def _inputs(config: PpoLagConfig) -> dict[str, Path]:
+    sources = {"prompts": config.prompts, "ptx": config.ptx}
+    if config.validation:
+        sources["validation"] = config.validation.prompts
+    paths = {"ref": config.ref, "reward_critic": config.reward_critic, "cost_critic": config.cost_critic}
+    paths |= {
+        role: source.path
+        for role, source in (("reward", config.reward), ("cost", config.cost))
+        if isinstance(source, ModelScore | GuardScore)
+    }
+    found = {name: path for name, path in paths.items() if path is not None}
+    return {
+        "actor": config.actor,
+        **found,
+        **{k: v for name, s in sources.items() for k, v in input_paths(s, name).items()},
+    }

@@ -1,0 +1,114 @@
+"""Held-out evaluation during RL, and which policy is the result.
+
+A policy is feasible when its mean cost on the held-out prompts is within the limit; the best is the feasible one
+with the highest mean reward. It lies in `checkpoints/best` until the run ends. Left out: confidence in that cost,
+which is the evaluation's work.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from equipoise.artefact import CHECKPOINTS
+from equipoise.data.load import load_prompts
+from equipoise.models.backbone import save_policy
+from equipoise.records import Prompt, Response
+from equipoise.rollout.native import NativeSampler
+from equipoise.rollout.respond import to_responses
+from equipoise.tokens.collate import collate_prompts
+from equipoise.train.config import PpoLagConfig
+from equipoise.train.roles import Roles
+from equipoise.train.setup import batch_at, process_sum, shard, step_generator
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best feasible policy so far."""
+
+    step: int
+    reward: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Means over the held-out prompts."""
+
+    mean_reward: float
+    mean_cost: float
+    unsafe_share: float
+
+    def metrics(self) -> dict[str, float]:
+        """As they appear in metrics.jsonl."""
+        return {f"validation_{name}": value for name, value in vars(self).items()}
+
+
+def load_held_out(config: PpoLagConfig) -> list[Prompt]:
+    """The held-out prompts of a run: always the same ones, evenly drawn from the files."""
+    if config.validation is None:
+        return []
+    prompts = [prompt for source in config.validation.prompts for prompt in load_prompts(source)]
+    count = min(config.validation.limit, len(prompts))
+    return [prompts[i] for i in batch_at(len(prompts), count, config.seed, 0)]
+
+
+def validate(
+    roles: Roles, prompts: Sequence[Prompt], sampler: NativeSampler, config: PpoLagConfig, accelerator: Accelerator
+) -> Validated:
+    """Answer the held-out prompts, with the same random numbers every time, and score the answers."""
+    mine = shard(prompts, accelerator)
+    generator = step_generator(config.seed, 0, accelerator.process_index, accelerator.device)
+    responses: list[Response] = []
+    size = config.micro_batch or config.batch_size
+    for start in range(0, len(mine), size):
+        part = mine[start : start + size]
+        batch = collate_prompts(roles.tokenizer, [p.messages for p in part], config.max_prompt_length).batch
+        rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
+        responses += to_responses(part, rollout, roles.tokenizer)
+    rewards, costs = roles.reward.score(responses), roles.cost.score(responses)
+    count = len(prompts)
+    return Validated(
+        mean_reward=process_sum(sum(rewards), accelerator) / count,
+        mean_cost=process_sum(sum(costs), accelerator) / count,
+        unsafe_share=process_sum(sum(cost > 0 for cost in costs), accelerator) / count,
+    )
+
+
+def keep_best(
+    found: Validated, best: Best | None, step: int, roles: Roles, config: PpoLagConfig, accelerator: Accelerator
+) -> Best | None:
+    """Save the actor if it is feasible and better than the best so far."""
+    feasible = found.mean_cost <= config.cost_limit
+    if not feasible or (best is not None and found.mean_reward <= best.reward):
+        return best
+    if accelerator.is_main_process and config.keep == "best_feasible":
+        save_policy(roles.actor, roles.tokenizer, config.out / CHECKPOINTS / "best")
+    return Best(step, found.mean_reward, found.mean_cost)
+
+
+def export(roles: Roles, best: Best | None, config: PpoLagConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """Put the resulting policy into the run's directory.
+
+    Returns:
+        Facts for the manifest: which step it is from, and whether it met the limit on held-out prompts.
+    """
+    chosen = best if config.keep == "best_feasible" else None
+    if accelerator.is_main_process:
+        if chosen is None:
+            save_policy(roles.actor, roles.tokenizer, config.out)
+        else:
+            shutil.copytree(config.out / CHECKPOINTS / "best", config.out, dirs_exist_ok=True)
+    if config.validation is None:
+        return {"kept": "last"}
+    if best is None:
+        return {"kept": "last", "feasible": False}
+    return {
+        "kept": f"step {chosen.step}" if chosen else "last",
+        "feasible": True,
+        "best_step": best.step,
+        "held_out_reward": best.reward,
+        "held_out_cost": best.cost,
+    }

@@ -1,0 +1,289 @@
+"""Reward and cost models: one loop, the loss is an argument (METHOD §3).
+
+Each response is scored once per step, however many pairs it stands in. Batches hold whole prompts. Left out: what
+the scores are used for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from equipoise import artefact
+from equipoise.algos.preference import cost_loss, reward_loss, sign_loss
+from equipoise.data.load import load_pairs, load_safety_labels
+from equipoise.data.source import input_paths
+from equipoise.data.split import prompt_position
+from equipoise.errors import DataError
+from equipoise.models.devices import pick_dtype
+from equipoise.models.score_head import HeadSettings, Scorer, save_scorer, scorer_from
+from equipoise.records import PreferencePair, Prompt, SafetyLabel
+from equipoise.runlog import RunLog
+from equipoise.stats import wilson
+from equipoise.tokens.batches import CostBatch, RewardBatch
+from equipoise.tokens.collate import Collated, collate_costs, collate_rewards
+from equipoise.tokens.template import load_tokenizer
+from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
+from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig
+from equipoise.train.setup import (
+    apply_gradients,
+    begin,
+    finite,
+    learning_rate,
+    length_sorted_batches,
+    make_optimizer,
+    micro_batches,
+    process_sum,
+    seed_step,
+    shard,
+    stop_on_interrupt,
+)
+
+
+class Group(NamedTuple):
+    """The labels of one prompt: they stay in one batch, so that a response is computed once for all its pairs."""
+
+    pairs: list[PreferencePair]
+    labels: list[SafetyLabel]  # of responses without a pair; cost only
+
+    @property
+    def terms(self) -> int:
+        """Terms of the loss."""
+        return len(self.pairs) + len(self.labels)
+
+    @property
+    def length(self) -> int:
+        """Characters of the prompt and its longest response, to put groups of like length together."""
+        texts = [text for pair in self.pairs for text in pair.responses] + [x.response for x in self.labels]
+        return sum(len(m.content) for m in self.prompt.messages) + max(len(text) for text in texts)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What was asked."""
+        return (self.pairs[0] if self.pairs else self.labels[0]).prompt
+
+
+class Counts(NamedTuple):
+    """Sums that accuracies are made of."""
+
+    pairs: float = 0
+    ranked: float = 0  # pairs in the right order
+    signed: float = 0  # labels that say safe or unsafe
+    right: float = 0  # of these, scored on the right side of 0
+
+
+class Kind(NamedTuple):
+    """What tells a reward model from a cost model."""
+
+    name: Literal["reward", "cost"]
+    collate: Callable[[PreTrainedTokenizerBase, Sequence[Group], int], Collated[Any]]
+    loss: Callable[[Tensor, Any, float, float], tuple[Tensor, Counts]]
+
+
+def train_reward(config: RewardConfig) -> Path:
+    """Train a reward model on helpfulness preferences; see `train_scorer`."""
+    pairs = [pair for source in config.pairs for pair in load_pairs(source, need="helpfulness")]
+    labelled = [pair for pair in pairs if pair.more_helpful is not None]
+    return train_scorer(config, REWARD, by_prompt(labelled, []))
+
+
+def train_cost(config: CostConfig) -> Path:
+    """Train a cost model on harm preferences and safety labels; see `train_scorer`.
+
+    A pair without a harm preference still gives its safety labels.
+    """
+    pairs = [pair for source in config.pairs for pair in load_pairs(source, need="safety")]
+    ranked = [pair for pair in pairs if pair.safer is not None and None not in pair.is_safe]
+    unranked = [pair for pair in pairs if pair.safer is None or None in pair.is_safe]
+    labels = [label for pair in unranked for label in _labels_of(pair)]
+    labels += [label for source in config.labels for label in load_safety_labels(source)]
+    return train_scorer(config, COST, by_prompt(ranked, labels))
+
+
+def train_scorer(config: ScoreModelConfig, kind: Kind, groups: Sequence[Group]) -> Path:
+    """Train a backbone with a score head.
+
+    Args:
+        config: Settings; `out` becomes a scorer directory (AutoModel layout and one head tensor).
+        kind: Which labels, which loss.
+        groups: All labels, by prompt; a share of the prompts is held out to measure accuracy.
+
+    Returns:
+        `config.out`.
+
+    Raises:
+        DataError, ModelError, ConfigError: Bad input, before the first step.
+        TrainingError: The loss is not finite.
+    """
+    build = artefact.start(config.out, kind.name, config, _inputs(config))
+    if build.is_finished:
+        return config.out
+    accelerator = begin(config.hardware)
+    tokenizer = load_tokenizer(config.model, template=config.template)
+    train = [g for g in groups if prompt_position(g.prompt.id, config.seed) >= config.held_out]
+    held_out = [g for g in groups if prompt_position(g.prompt.id, config.seed) < config.held_out]
+    _check(train, config)
+    lengths, size = tuple(group.length for group in train), _groups_per_batch(train, config.batch_size)
+    per_epoch = len(length_sorted_batches(lengths, size, config.seed, 0))
+    total = math.ceil(config.epochs * per_epoch)
+    network = scorer_from(
+        config.model,
+        pooling=config.pooling,
+        seed=config.seed,
+        dtype=pick_dtype(config.hardware.precision, accelerator.device),
+        device=accelerator.device,
+    )
+    adam = make_optimizer(network, config.optimizer)
+    state = load_checkpoint(config.out, {kind.name: network}, {kind.name: adam}) or {"step": 0}
+    model, optimizer = accelerator.prepare(network, adam)
+    with (
+        RunLog(config.out, total_steps=total, quiet=not accelerator.is_main_process) as log,
+        stop_on_interrupt() as stop,
+    ):
+        log.cut_back(state["step"])
+        for step in range(state["step"], total):
+            seed_step(config.seed, step)
+            model.train()
+            epoch, position = divmod(step, per_epoch)
+            batch = length_sorted_batches(lengths, size, config.seed, epoch)[position]
+            mine = shard([train[i] for i in batch], accelerator)
+            terms = process_sum(sum(group.terms for group in mine), accelerator)
+            total_loss, counts = 0.0, Counts()
+            for part in micro_batches(mine, _groups_per_batch(mine, config.micro_batch)):
+                data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
+                scores = model(data.responses.input_ids, data.responses.attention_mask)
+                loss, found = kind.loss(scores, data, config.regularization, terms / accelerator.num_processes)
+                accelerator.backward(loss)
+                total_loss += float(loss.detach()) / accelerator.num_processes
+                counts = Counts(*(a + b for a, b in zip(counts, found, strict=True)))
+            loss_now = finite(process_sum(total_loss, accelerator), f"the {kind.name} loss", step, batch)
+            lr = learning_rate(config.optimizer, step, total)
+            norm = apply_gradients(model, optimizer, config.optimizer, lr)
+            counts = Counts(*(process_sum(count, accelerator) for count in counts))
+            log.log(step + 1, {"loss": loss_now, **_accuracies(counts), "grad_norm": float(norm), "lr": lr})
+            if stop.asked or ((step + 1) % config.checkpoint_every == 0 and step + 1 < total):
+                save_checkpoint(
+                    config.out,
+                    {"step": step + 1},
+                    {kind.name: network},
+                    {kind.name: adam},
+                    kept=config.checkpoints_kept,
+                )
+            if stop.asked:
+                raise KeyboardInterrupt
+    save_scorer(network, tokenizer, config.out, HeadSettings(kind.name, config.pooling))
+    facts = {"steps": total, "prompts": len(train), "pairs": sum(len(group.pairs) for group in train)}
+    accuracy = accuracy_facts(network, tokenizer, kind, held_out, config)
+    drop_checkpoints(config.out)
+    artefact.finish(build, {**facts, **accuracy})
+    return config.out
+
+
+def by_prompt(pairs: Sequence[PreferencePair], labels: Sequence[SafetyLabel]) -> list[Group]:
+    """All labels, grouped by prompt, in order of first appearance."""
+    groups: dict[str, Group] = {}
+    for pair in pairs:
+        groups.setdefault(pair.prompt.id, Group([], [])).pairs.append(pair)
+    for label in labels:
+        groups.setdefault(label.prompt.id, Group([], [])).labels.append(label)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def accuracy_facts(
+    model: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    groups: Sequence[Group],
+    config: ScoreModelConfig,
+) -> dict[str, Any]:
+    """Ranking and safety accuracy with Wilson intervals on prompts never trained on; absent where nothing asks."""
+    model.eval()
+    device = next(model.parameters()).device
+    counts = Counts()
+    for part in micro_batches(groups, _groups_per_batch(groups, 4 * config.batch_size) if groups else None):
+        if part:
+            data = kind.collate(tokenizer, part, config.max_length).batch.to(device)
+            found = kind.loss(model(data.responses.input_ids, data.responses.attention_mask), data, 0.0, 1.0)[1]
+            counts = Counts(*(a + b for a, b in zip(counts, found, strict=True)))
+    facts: dict[str, Any] = {"held_out_prompts": len(groups)}
+    if counts.pairs:
+        facts["ranking_accuracy"] = wilson(int(counts.ranked), int(counts.pairs), of="pairs").model_dump()
+    if counts.signed:
+        facts["safety_accuracy"] = wilson(int(counts.right), int(counts.signed), of="labels").model_dump()
+    return facts
+
+
+def _collate_reward(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Collated[Any]:
+    return collate_rewards(tokenizer, [pair for group in groups for pair in group.pairs], max_length)
+
+
+def _collate_cost(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Collated[Any]:
+    pairs = [pair for group in groups for pair in group.pairs]
+    return collate_costs(tokenizer, pairs, [label for group in groups for label in group.labels], max_length)
+
+
+def _reward_loss(scores: Tensor, batch: RewardBatch, mu: float, denominator: float) -> tuple[Tensor, Counts]:
+    loss, stats = reward_loss(scores[batch.winners], scores[batch.losers], mu, denominator)
+    return loss, Counts(pairs=float(stats.pairs), ranked=float(stats.correct))
+
+
+def _cost_loss(scores: Tensor, batch: CostBatch, mu: float, denominator: float) -> tuple[Tensor, Counts]:
+    winners, losers, singles = batch.winners, batch.losers, batch.singles
+    pair_loss, stats = cost_loss(
+        scores[winners], scores[losers], batch.signs[winners], batch.signs[losers], mu, denominator
+    )
+    single_loss, single = sign_loss(scores[singles], batch.signs[singles], mu, denominator)
+    return pair_loss + single_loss, Counts(
+        pairs=float(stats.pairs),
+        ranked=float(stats.correct),
+        signed=float(stats.responses + single.responses),
+        right=float(stats.sign_correct + single.correct),
+    )
+
+
+REWARD = Kind("reward", _collate_reward, _reward_loss)
+COST = Kind("cost", _collate_cost, _cost_loss)
+
+
+def _labels_of(pair: PreferencePair) -> list[SafetyLabel]:
+    sides = zip(pair.responses, pair.is_safe, strict=True)
+    return [
+        SafetyLabel(prompt=pair.prompt, response=text, is_safe=is_safe)
+        for text, is_safe in sides
+        if is_safe is not None
+    ]
+
+
+def _accuracies(counts: Counts) -> dict[str, float]:
+    """Shares of this batch; a share of nothing is left out."""
+    found = {}
+    if counts.pairs:
+        found["ranking_accuracy"] = counts.ranked / counts.pairs
+    if counts.signed:
+        found["safety_accuracy"] = counts.right / counts.signed
+    return found
+
+
+def _groups_per_batch(groups: Sequence[Group], terms: int | None) -> int:
+    """How many prompts make about `terms` terms of the loss; all of them when `terms` is unset."""
+    return len(groups) if terms is None else max(1, round(terms * len(groups) / sum(g.terms for g in groups)))
+
+
+def _inputs(config: ScoreModelConfig) -> dict[str, Path]:
+    labels = config.labels if isinstance(config, CostConfig) else ()
+    return {"model": config.model, **input_paths(config.pairs, "pairs"), **input_paths(labels, "labels")}
+
+
+def _check(groups: Sequence[Group], config: ScoreModelConfig) -> None:
+    if not groups:
+        raise DataError(
+            "No labelled prompt is left to train on.",
+            where=", ".join(source.path for source in config.pairs),
+            why=f"every label is missing, dropped by policy, or held out (held_out = {config.held_out})",
+            fix="Look at the files with `equipoise data check`; lower held_out.",
+        )

@@ -1,0 +1,200 @@
+"""What every loop needs before its first step: processes, optimizers, learning rates, data order, interruption.
+
+Learning rate, data order and random numbers are functions of (seed, step), so a resumed run needs none of them
+saved. Left out: checkpoints (`checkpoint`) and everything a loop decides for itself.
+"""
+
+import math
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FrameType
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import AdamW
+
+from equipoise.errors import ConfigError, TrainingError
+from equipoise.models.devices import pick_device
+from equipoise.train.config import Hardware, OptimizerSettings
+
+T = TypeVar("T")
+_PRIME = 1_000_003
+
+
+def begin(hardware: Hardware) -> Accelerator:
+    """Join the other processes, if any, and set the number of CPU threads."""
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    device = pick_device(hardware.device)
+    return Accelerator(cpu=device.type == "cpu")
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
+    """AdamW over the trainable parameters; matrices decay, vectors (biases, norms) do not."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=settings.lr, betas=settings.betas)
+
+
+def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
+    """The learning rate of `step` (from 0) out of `total`: linear warm-up, then the schedule down to 0."""
+    warm = max(1, round(settings.warmup * total)) if settings.warmup > 0 else 0
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    done = (step - warm) / max(1, total - warm)
+    match settings.schedule:
+        case "cosine":
+            return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
+        case "linear":
+            return settings.lr * (1 - done)
+        case "constant":
+            return settings.lr
+
+
+def apply_gradients(
+    model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerSettings, lr: float
+) -> torch.Tensor:
+    """Clip the summed gradients, take one optimizer step, clear them.
+
+    Returns:
+        The gradient norm before clipping, 0-d.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm.detach()
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed dropout for one step."""
+    torch.manual_seed((seed * _PRIME + step) % 2**63)
+
+
+def step_generator(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
+    """The generator that samples the responses of one step on one process."""
+    return torch.Generator(device).manual_seed(((seed * _PRIME + step) * _PRIME + rank) % 2**63)
+
+
+@lru_cache(maxsize=8)
+def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """A permutation of range(count) that depends on (seed, epoch) alone."""
+    order = list(range(count))
+    random.Random(seed * _PRIME + epoch).shuffle(order)
+    return tuple(order)
+
+
+def batch_at(count: int, size: int, seed: int, step: int) -> list[int]:
+    """The indices of batch `step` when shuffled passes over `count` items are laid end to end."""
+    return [shuffled(count, seed, i // count)[i % count] for i in range(step * size, (step + 1) * size)]
+
+
+@lru_cache(maxsize=4)
+def length_sorted_batches(
+    lengths: tuple[int, ...], size: int, seed: int, epoch: int
+) -> tuple[tuple[int, ...], ...]:
+    """Batches of one pass in which neighbours in length stay together, so that little is padding.
+
+    Shuffled windows of 16 batches are sorted by length, cut, and the batches shuffled again. The last
+    window may end with a smaller batch.
+    """
+    order = shuffled(len(lengths), seed, epoch)
+    window = 16 * size
+    batches: list[tuple[int, ...]] = []
+    for start in range(0, len(order), window):
+        near = sorted(order[start : start + window], key=lambda i: lengths[i])
+        batches += [tuple(near[i : i + size]) for i in range(0, len(near), size)]
+    return tuple(batches[i] for i in shuffled(len(batches), seed, epoch))
+
+
+def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
+    """The share of a batch that falls to this process.
+
+    Raises:
+        ConfigError: There are fewer items than processes.
+    """
+    if len(items) < accelerator.num_processes:
+        raise ConfigError(
+            f"A batch of {len(items)} cannot be split over {accelerator.num_processes} processes.",
+            fix="Raise batch_size, or use fewer processes.",
+        )
+    return list(items[accelerator.process_index :: accelerator.num_processes])
+
+
+def process_sum(value: float, accelerator: Accelerator) -> float:
+    """The sum of a number over all processes."""
+    if accelerator.num_processes == 1:
+        return value
+    total = accelerator.reduce(torch.tensor(value, device=accelerator.device, dtype=torch.float64), "sum")
+    return float(total)
+
+
+def finite(value: float, name: str, step: int, batch: Sequence[object]) -> float:
+    """`value`, unless it is NaN or infinite.
+
+    Raises:
+        TrainingError: Names the value, the step and the rows of the batch; nothing of this step was applied.
+    """
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"{name[0].upper()}{name[1:]} is {value}.",
+            where=f"step {step}, rows {', '.join(map(str, batch))} of the training data",
+            why="a learning rate too high, a broken row, or weights that were already broken",
+            fix="Look at those rows; lower the learning rate; the last checkpoint is intact.",
+        )
+    return value
+
+
+def micro_batches(items: Sequence[T], size: int | None) -> list[Sequence[T]]:
+    """`items` in runs of at most `size`; one run when `size` is unset."""
+    if size is None:
+        return [items]
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Switch dropout off for good, so that sampling, scoring and training see one policy."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.eval()
+
+
+@dataclass
+class StopRequest:
+    """Whether somebody asked the run to stop after the current step."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request; the second one interrupts at once."""
+    request = StopRequest()
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if request.asked:
+            raise KeyboardInterrupt
+        request.asked = True
+
+    try:
+        for number in kept:
+            signal.signal(number, ask)
+    except ValueError:  # not the main thread: nobody can press Ctrl-C here
+        kept = {}
+    try:
+        yield request
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
