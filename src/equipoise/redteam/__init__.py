@@ -1,0 +1,1 @@
+"""A policy and a judge → prompts that break the policy."""

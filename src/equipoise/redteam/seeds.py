@@ -1,0 +1,158 @@
+"""What a search starts from: seed prompts that may be attacked, and wrappers to attack them with; no torch.
+
+Evaluation sets are kept out here: by the conversation, and by the request inside it, which a wrapper would hide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from equipoise.data.dedupe import reading_key, unique
+from equipoise.data.fields import explain_validation
+from equipoise.data.jsonl import RowProblem, read_rows
+from equipoise.data.load import load_prompts
+from equipoise.data.source import DataSource
+from equipoise.errors import DataError
+from equipoise.records import Prompt
+from equipoise.redteam.mutate import Wrapper
+from equipoise.redteam.select import spread
+
+
+class Seeds(NamedTuple):
+    """The prompts to attack, and how many were left out."""
+
+    prompts: list[Prompt]
+    skipped_harmless: int
+    excluded: int
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Evaluation prompts, to be compared with; case, spacing and punctuation do not count."""
+
+    prompts: tuple[Prompt, ...]
+
+    def has(self, prompt: Prompt) -> bool:
+        """Whether one of them is this very conversation."""
+        return reading_key(prompt) in self._keys
+
+    def overlaps(self, prompt: Prompt) -> bool:
+        """Whether one of them asks for this inside its text, or the other way round.
+
+        A request is inside a text when each of its user turns stands there word for word.
+        """
+        turns, text = _user_turns(prompt), _text(prompt)
+        if not turns:
+            return self.has(prompt)
+        nearby = self._texts if all(turn in self._all_text for turn in turns) else []
+        inside = any(all(turn in other for turn in turns) for other in nearby)
+        return inside or any(all(turn in text for turn in others) for others in self._requests)
+
+    @cached_property
+    def _keys(self) -> frozenset[object]:
+        return frozenset(reading_key(prompt) for prompt in self.prompts)
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return [_text(prompt) for prompt in self.prompts]
+
+    @cached_property
+    def _all_text(self) -> str:
+        return "\n".join(self._texts)
+
+    @cached_property
+    def _requests(self) -> list[list[str]]:
+        return [turns for prompt in self.prompts if (turns := _user_turns(prompt))]
+
+
+def load_excluded(sources: Sequence[DataSource]) -> Excluded:
+    """The prompts of evaluation sets.
+
+    Raises:
+        DataError: A source is unusable.
+    """
+    return Excluded(tuple(prompt for source in sources for prompt in load_prompts(source)))
+
+
+def load_seeds(sources: Sequence[DataSource], excluded: Excluded, limit: int | None, rng: Random) -> Seeds:
+    """The seeds to attack, each once, one category after the other in turn.
+
+    Args:
+        sources: Prompts; those known to be harmless or look-alikes are skipped.
+        excluded: Evaluation prompts; what overlaps with them is left out.
+        limit: At most this many.
+        rng: Decides the order within a category.
+
+    Raises:
+        DataError: A source is unusable, or nothing is left to attack.
+    """
+    found = unique([p for source in sources for p in load_prompts(source)], lambda prompt: prompt.id)
+    attackable = [prompt for prompt in found if prompt.kind in ("harmful", None)]
+    free = [prompt for prompt in attackable if not excluded.overlaps(prompt)]
+    if not free:
+        raise DataError(
+            "There is no seed prompt to attack.",
+            where=", ".join(source.path for source in sources),
+            why=f"{len(found) - len(attackable)} of {len(found)} are harmless or look-alikes, "
+            f"{len(attackable)} overlap with an excluded set",
+            fix="Give harmful prompts, or prompts of unknown kind, that are not part of an evaluation set.",
+        )
+    rng.shuffle(free)
+    chosen = spread(free, lambda prompt: prompt.category)[:limit]
+    return Seeds(chosen, len(found) - len(attackable), len(attackable) - len(free))
+
+
+def default_wrappers() -> Path:
+    """The file of wrappers that ships with the package."""
+    return Path(str(files("equipoise.redteam").joinpath("wrappers.jsonl")))
+
+
+def load_wrappers(path: Path) -> list[Wrapper]:
+    """The wrappers in a file of `{name, messages}` rows.
+
+    Raises:
+        DataError: The file is missing, broken or empty; or rows are no wrappers or share a name: names the first
+            five as file:line: reason.
+    """
+    wrappers: dict[str, Wrapper] = {}
+    problems: list[RowProblem] = []
+    for row in read_rows(path):
+        try:
+            wrapper = _parse(row.value, row.problem)
+        except DataError as error:
+            problems.append(RowProblem(str(path), row.line, error.what))
+            continue
+        if wrapper.name in wrappers:
+            problems.append(RowProblem(str(path), row.line, f"a second wrapper named {wrapper.name!r}"))
+        wrappers[wrapper.name] = wrapper
+    if problems or not wrappers:
+        lines = "".join(f"\n    {problem}" for problem in problems[:5])
+        raise DataError(
+            f"{len(problems)} row(s) are no wrappers:{lines}" if problems else "The file holds no wrapper.",
+            where=str(path),
+            fix='A row is {"name": …, "messages": [{"role": "user", "content": "… {request} …"}]}.',
+        )
+    return list(wrappers.values())
+
+
+def _parse(value: Any, problem: str) -> Wrapper:
+    if problem:
+        raise DataError(problem)
+    try:
+        return Wrapper.model_validate(value)
+    except ValidationError as error:
+        raise DataError(explain_validation(Wrapper, error)) from None
+
+
+def _user_turns(prompt: Prompt) -> list[str]:
+    return [f" {words} " for role, words in reading_key(prompt) if role == "user" and words]
+
+
+def _text(prompt: Prompt) -> str:
+    return "|".join(f" {words} " for _, words in reading_key(prompt))

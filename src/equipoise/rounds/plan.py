@@ -1,0 +1,265 @@
+"""The plan of a run, as data: which stages, with which settings, after which others.
+
+Every setting of every stage is checked here, before anything runs. Round k answers prompts with the policy of
+round k − 1, has the answers labelled, trains reward and cost models from the SFT policy on all labels so far, runs
+PPO-Lag from the policy of round k − 1, and attacks the result; what breaks it joins the prompts of round k + 1,
+never the evaluation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from equipoise.annotate.config import AggregateConfig, SimulateConfig
+from equipoise.config import Config, merge, validate
+from equipoise.data.source import DataSource
+from equipoise.errors import ConfigError
+from equipoise.evaluate.config import EvaluateConfig, ReportConfig, ReportRound
+from equipoise.redteam.config import RedteamConfig
+from equipoise.rollout.config import RespondConfig
+from equipoise.rounds.config import PrepareConfig, RoundConfig, RunConfig, Tree
+from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig
+
+WORLD, SFT, REPORT = "world", "sft", "report"
+CLOUD = 400
+"""Held-out prompts in a reward–cost cloud."""
+Sources = list[Tree]
+
+
+class Stage(NamedTuple):
+    """A stage as a plan needs it: named, so that planning imports no torch."""
+
+    function: str
+    config: type[Config]
+
+
+TRAIN_SFT = Stage("equipoise.train.sft:train_sft", SftConfig)
+RESPOND = Stage("equipoise.rollout.respond:respond", RespondConfig)
+SIMULATE = Stage("equipoise.annotate.simulate:simulate", SimulateConfig)
+AGGREGATE = Stage("equipoise.annotate.aggregate:aggregate", AggregateConfig)
+REWARD = Stage("equipoise.train.score_model:train_reward", RewardConfig)
+COST = Stage("equipoise.train.score_model:train_cost", CostConfig)
+PPO_LAG = Stage("equipoise.train.ppo_lag:train_ppo_lag", PpoLagConfig)
+REDTEAM = Stage("equipoise.redteam.search:redteam", RedteamConfig)
+EVALUATE = Stage("equipoise.evaluate.evaluate:evaluate", EvaluateConfig)
+MAKE_REPORT = Stage("equipoise.evaluate.report:report", ReportConfig)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage run."""
+
+    name: str  # also its directory inside the run's
+    function: str  # package.module:function
+    config: Config
+    after: tuple[str, ...]  # names of the steps whose directories it reads
+
+
+class Plan:
+    """Steps in an order in which each comes after what it reads."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.steps: list[Step] = []
+
+    def add(self, name: str, stage: Stage, tree: Tree, after: Sequence[str]) -> Path:
+        """Check the settings of a stage and append it.
+
+        Args:
+            name: Of the step, and its directory inside the run's.
+            stage: What runs.
+            tree: Its settings; `out` and `seed` come from the run where they are not among them.
+            after: Names of the steps that it reads.
+
+        Returns:
+            Its directory.
+
+        Raises:
+            ConfigError: A setting is wrong; names the step.
+        """
+        out = self.path(name)
+        wired = {"out": out, **({"seed": self.config.seed} if "seed" in stage.config.model_fields else {})}
+        self.steps.append(
+            Step(
+                name,
+                stage.function,
+                validate(stage.config, merge([wired, tree]), where=f"step {name}"),
+                tuple(after),
+            )
+        )
+        return out
+
+    def path(self, name: str) -> Path:
+        """Where a step writes."""
+        return self.config.out / name
+
+
+def make_plan(config: RunConfig) -> list[Step]:
+    """All steps of a run.
+
+    Raises:
+        ConfigError: A setting is wrong, or the recipe names no data.
+    """
+    plan = Plan(config)
+    data = _data(config)
+    sft, source = _first_policy(plan, data)
+    policy, policies = sft, {SFT: _answer_held_out(plan, SFT, sft, data, source)}
+    first = list(source)
+    done: list[ReportRound] = []
+    hits: list[str] = []  # steps whose prompts broke an earlier policy
+    for k, own in enumerate(config.rounds, start=1):
+        name = f"round-{k}"
+        training = [*data.prompts, *(_file(plan.path(step), "prompts.jsonl") for step in hits)]
+        preferences = _label(plan, name, own, policy, training, [*source, *hits])
+        labels = [*(r.labels for r in done if r.labels), preferences]
+        after = [f"{r.name}/preferences" for r in done] + [f"{name}/preferences", *first]
+        pairs = {"model": sft, "pairs": [_file(path, "pairs.jsonl") for path in labels]}
+        reward = plan.add(f"{name}/reward", REWARD, merge([config.reward, own.reward, pairs]), after)
+        cost = plan.add(f"{name}/cost", COST, merge([config.cost, own.cost, pairs]), after)
+        wired = {
+            "actor": policy,
+            "reward": {"type": "model", "path": reward},
+            "cost": {"type": "model", "path": cost},
+            "prompts": training,
+            "ptx": data.ptx,
+            **({"validation": {"prompts": data.validation}} if data.validation else {}),
+        }
+        policy = plan.add(
+            f"{name}/policy",
+            PPO_LAG,
+            merge([config.ppo_lag, own.ppo_lag, wired]),
+            [f"{name}/reward", f"{name}/cost", *source, *hits],
+        )
+        source = [f"{name}/policy"]
+        policies[name] = _answer_held_out(plan, name, policy, data, source)
+        done.append(ReportRound(name=name, ppo_lag=policy, labels=preferences, reward=reward, cost=cost))
+        if k < len(config.rounds):
+            hits.append(_attack(plan, name, own, policy, data))
+    _judge(plan, policies, done, data, sft)
+    return plan.steps
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the run's data comes from: the recipe, or what `prepare` makes."""
+
+    model: Path | None
+    demonstrations: Sources
+    ptx: Sources
+    prompts: Sources
+    validation: Sources
+    held_out: Sources
+    wrappers: Path | None
+    after: tuple[str, ...]  # the step that makes it, if any
+
+
+def _data(config: RunConfig) -> Data:
+    world = config.out / WORLD if config.prepare else None
+
+    def sources(given: Sequence[DataSource], name: str) -> Sources:
+        default = [_file(world, name)] if world else []
+        return [source.model_dump() for source in given] or default
+
+    data = Data(
+        model=config.model or (world / "base" if world else None),
+        demonstrations=sources(config.demonstrations, "demonstrations.jsonl"),
+        ptx=sources(config.ptx, "ptx.jsonl"),
+        prompts=sources(config.prompts, "prompts.jsonl"),
+        validation=sources(config.validation, "validation.jsonl"),
+        held_out=sources(config.held_out, "heldout.jsonl"),
+        wrappers=config.wrappers or (world / "wrappers.jsonl" if world else None),
+        after=(WORLD,) if world else (),
+    )
+    for name in ("prompts", "held_out", *([] if config.policy else ["demonstrations", "model"])):
+        if not getattr(data, name):
+            raise ConfigError(f"The recipe gives no {name}.", fix=f"Add `{name} = …` to the recipe.")
+    return data
+
+
+def _first_policy(plan: Plan, data: Data) -> tuple[Path, list[str]]:
+    """The policy before round 1 and the steps that make it."""
+    config = plan.config
+    if config.prepare:
+        plan.steps.append(
+            Step(
+                WORLD,
+                "equipoise.rounds.prepare:prepare",
+                PrepareConfig(
+                    out=plan.path(WORLD),
+                    seed=config.seed,
+                    function=config.prepare,
+                    settings=config.prepare_settings,
+                ),
+                (),
+            )
+        )
+    if config.policy:
+        return config.policy, list(data.after)
+    wired = {"model": data.model, "demonstrations": data.demonstrations}
+    return plan.add(SFT, TRAIN_SFT, merge([config.sft, wired]), data.after), [SFT, *data.after]
+
+
+def _answer_held_out(plan: Plan, name: str, policy: Path, data: Data, after: Sequence[str]) -> Path:
+    wired = {"policy": policy, "prompts": data.held_out, "name": name}
+    return plan.add(
+        f"held-out/{name}", RESPOND, merge([plan.config.held_out_respond, wired]), [*after, *data.after]
+    )
+
+
+def _label(plan: Plan, name: str, own: RoundConfig, policy: Path, prompts: Sources, after: Sequence[str]) -> Path:
+    """Answers of the newest policy, labelled; or the labels that people gave."""
+    config = plan.config
+    if own.preferences:
+        return own.preferences
+    wired = {"policy": policy, "prompts": prompts, "name": name}
+    responses = plan.add(f"{name}/responses", RESPOND, merge([config.respond, own.respond, wired]), after)
+    asked = merge([config.simulate, own.simulate, {"responses": [responses]}])
+    labels = plan.add(f"{name}/labels", SIMULATE, asked, [f"{name}/responses"])
+    return plan.add(f"{name}/preferences", AGGREGATE, {"labels": [labels]}, [f"{name}/labels"])
+
+
+def _attack(plan: Plan, name: str, own: RoundConfig, policy: Path, data: Data) -> str:
+    config = plan.config
+    wired = {
+        "policy": policy,
+        "cost": {"type": "model", "path": plan.path(f"{name}/cost")},
+        "prompts": data.prompts,
+        "exclude": [*data.validation, *data.held_out],
+        **({"wrappers": data.wrappers} if data.wrappers else {}),
+    }
+    step = f"{name}/attacks"
+    plan.add(step, REDTEAM, merge([config.redteam, own.redteam, wired]), [f"{name}/policy", f"{name}/cost"])
+    return step
+
+
+def _judge(plan: Plan, policies: dict[str, Path], rounds: Sequence[ReportRound], data: Data, sft: Path) -> None:
+    """Evaluation on the held-out answers, reward–cost clouds of the first and last policy, the report."""
+    config, last = plan.config, rounds[-1]
+    answered = [f"held-out/{name}" for name in policies]
+    evaluation = plan.add("evaluation", EVALUATE, merge([config.evaluate, {"policies": policies}]), answered)
+    clouds = {}
+    for name, policy in ((SFT, sft), (last.name, last.ppo_lag)):
+        wired = {
+            "policy": policy,
+            "prompts": data.held_out,
+            "name": name,
+            "limit": CLOUD,
+            "reward": {"type": "model", "path": last.reward},
+            "cost": {"type": "model", "path": last.cost},
+        }
+        tree = merge([config.held_out_respond, wired])
+        clouds[name] = plan.add(f"clouds/{name}", RESPOND, tree, [f"{last.name}/policy"])
+    tree = {
+        "evaluation": evaluation,
+        "rounds": [r.model_dump() for r in rounds],
+        "clouds": clouds,
+        "title": config.title,
+        "notes": config.notes,
+    }
+    plan.add(REPORT, MAKE_REPORT, tree, ["evaluation", *(f"clouds/{name}" for name in clouds)])
+
+
+def _file(folder: Path | None, name: str) -> Tree:
+    assert folder is not None
+    return {"path": str(folder / name)}

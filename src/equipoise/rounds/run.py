@@ -1,0 +1,170 @@
+"""Runs a plan: what is finished is skipped, what is ready runs, up to `jobs` stages at once.
+
+Kill it at any moment and run it again: it goes on from the last finished piece. Lineage is in `run.json`, the
+results in `summary.json`. Left out: which steps there are (`plan`).
+"""
+
+import io
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from equipoise.artefact import read_manifest, write_json
+from equipoise.config import config_hash, resolve_function
+from equipoise.evaluate.config import ReportConfig
+from equipoise.evaluate.history import Usage, summarise_run
+from equipoise.rounds.config import RunConfig
+from equipoise.rounds.plan import REPORT, Step, make_plan
+
+LINEAGE = "run.json"
+SUMMARY = "summary.json"
+
+
+class Done(NamedTuple):
+    """What a finished step tells the run."""
+
+    seconds: float  # wall clock, this time; near 0 when it was finished before
+    process: int
+    peak_memory: int  # bytes, of that process so far
+
+
+def run_rounds(config: RunConfig) -> Path:
+    """Run a recipe to its report.
+
+    Args:
+        config: The recipe.
+
+    Returns:
+        `config.out`, with `summary.json` and `report/report.html`.
+
+    Raises:
+        EquipoiseError: A setting is wrong (before anything runs), or a stage failed; what is finished stays.
+    """
+    steps = make_plan(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    spent = _seconds_before(config.out)
+    memory: dict[int, int] = {}
+    for step, done in _execute(steps, config):
+        memory[done.process] = done.peak_memory
+        seconds = spent + time.monotonic() - started
+        print(f"[{seconds:6.0f} s] {step.name}: {_outcome(done)}", file=sys.stderr, flush=True)
+        _write_lineage(config, steps, seconds, sum(memory.values()))
+    lineage = json.loads((config.out / LINEAGE).read_text(encoding="utf-8"))
+    usage = Usage(
+        seconds=lineage["seconds"],
+        peak_memory_bytes=lineage["peak_memory_bytes"],
+        seed=config.seed,
+        config_hash=config_hash(config.model_copy(update={"out": Path()})),
+    )
+    report = next(step.config for step in steps if step.name == REPORT)
+    assert isinstance(report, ReportConfig)
+    write_json(config.out / SUMMARY, summarise_run(report.evaluation, report.rounds, usage))
+    return config.out
+
+
+def _execute(steps: Sequence[Step], config: RunConfig) -> Iterator[tuple[Step, Done]]:
+    """Run the steps in an order that respects what each reads; yield each as it ends."""
+    if config.jobs == 1:
+        for step in steps:
+            yield step, _run_step(step, config.threads, prefix=False)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.jobs, mp_context=context, initializer=_die_with_parent) as pool:
+        yield from _in_parallel(steps, pool, config)
+
+
+def _in_parallel(steps: Sequence[Step], pool: Executor, config: RunConfig) -> Iterator[tuple[Step, Done]]:
+    waiting = list(steps)
+    finished: set[str] = set()
+    running: dict[Future[Done], Step] = {}
+    while waiting or running:
+        for step in [s for s in waiting if finished.issuperset(s.after)][: config.jobs - len(running)]:
+            waiting.remove(step)
+            running[pool.submit(_run_step, step, config.threads, prefix=True)] = step
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            step = running.pop(future)
+            yield step, future.result()
+            finished.add(step.name)
+
+
+def _run_step(step: Step, threads: int | None, *, prefix: bool) -> Done:
+    """Run one stage in this process, always with the same number of threads: sums depend on it."""
+    import torch
+
+    started = time.monotonic()
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    stderr = sys.stderr
+    try:
+        if prefix:
+            sys.stderr = _Prefixed(stderr, f"{step.name}: ")
+        resolve_function(step.function)(step.config)
+    finally:
+        sys.stderr = stderr
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Done(time.monotonic() - started, os.getpid(), peak * (1 if sys.platform == "darwin" else 1024))
+
+
+class _Prefixed(io.TextIOBase):
+    """Standard error of a stage beside others: every line says whose it is."""
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self.stream, self.prefix, self.begun = stream, prefix, ""
+
+    def write(self, text: str) -> int:
+        """Pass on whole lines."""
+        *lines, self.begun = (self.begun + text).split("\n")
+        self.stream.write("".join(f"{self.prefix}{line}\n" for line in lines))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on at once."""
+        self.stream.flush()
+
+
+def _die_with_parent() -> None:
+    """End this worker when the run is killed, so that a new run finds nobody writing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        wait_for([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def _outcome(done: Done) -> str:
+    return f"done in {done.seconds:.1f} s" if done.seconds > 1 else "done"
+
+
+def _seconds_before(out: Path) -> float:
+    """Seconds that earlier, interrupted attempts at this run took."""
+    path = out / LINEAGE
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
+
+
+def _write_lineage(config: RunConfig, steps: Sequence[Step], seconds: float, memory: int) -> None:
+    known: dict[str, Any] = {}
+    for step in steps:
+        if (config.out / step.name / "manifest.json").exists():
+            manifest = read_manifest(config.out / step.name)
+            known[step.name] = {"fingerprint": manifest.fingerprint, "inputs": manifest.inputs}
+    before = config.out / LINEAGE
+    peak = json.loads(before.read_text(encoding="utf-8"))["peak_memory_bytes"] if before.exists() else 0
+    tree = {
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": max(peak, memory),
+        "seed": config.seed,
+        "steps": known,
+    }
+    write_json(before, tree)
