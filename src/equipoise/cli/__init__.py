@@ -1,0 +1,1 @@
+"""The `equipoise` command: one subcommand per stage; it maps recipes and flags to configs, and nothing else."""

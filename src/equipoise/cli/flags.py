@@ -1,0 +1,132 @@
+"""Flags for a config: a TypedDict of the same shape with every key optional.
+
+cyclopts parses it into a tree of what was typed and nothing more, which is the last layer over the recipes;
+`config.validate` then checks the whole. Left out: any parsing, any checking.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
+from cyclopts import Parameter, Token
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+_BOUNDS = {Gt: ("> ", "gt"), Ge: ("≥ ", "ge"), Lt: ("< ", "lt"), Le: ("≤ ", "le")}
+_LENGTHS = {MinLen: ("at least ", "min_length"), MaxLen: ("at most ", "max_length")}
+
+
+class Setting(NamedTuple):
+    """One field of a config, or of one variant of a union of configs; its default is ... where there is none."""
+
+    field: FieldInfo
+    default: Any
+    variant: str
+
+
+def flags_type(kind: type[BaseModel], defaults: BaseModel | None = None) -> Any:
+    """A TypedDict with a key per setting of `kind`, nested as it is.
+
+    Args:
+        kind: The config.
+        defaults: The values that stand where nothing is said; the fields' own unless given.
+    """
+    return _typed_dict([kind], defaults)
+
+
+def _typed_dict(kinds: Sequence[type[BaseModel]], defaults: BaseModel | None) -> Any:
+    """The settings of one config, or of all variants of a union (that of the defaults first), under one name."""
+    settings: dict[str, list[Setting]] = {}
+    for kind in sorted(kinds, key=lambda kind: not isinstance(defaults, kind)):
+        variant = _tag(kind) if len(kinds) > 1 else ""
+        for name, field in kind.model_fields.items():
+            default = getattr(defaults, name) if isinstance(defaults, kind) else _default(field)
+            if variant and name == "type" and defaults is None:
+                default = ...  # a union has no variant unless somebody names one
+            settings.setdefault(name, []).append(Setting(field, default, variant))
+    hints = {name: _flag(same, of=len(kinds)) for name, same in settings.items()}
+    return TypedDict(kinds[0].__name__, hints, total=False)  # type: ignore[operator]
+
+
+def _flag(same: Sequence[Setting], *, of: int) -> Any:
+    """The type of one flag with its help; `same` are the variants that have a setting of this name."""
+    models = [model for setting in same for model in _variants(setting.field.annotation)]
+    if models:
+        return _typed_dict(models, next((s.default for s in same if isinstance(s.default, BaseModel)), None))
+    words = _help(same, of)
+    if any(_holds_models(setting.field.annotation) for setting in same):
+        return Annotated[list[Any], Parameter(help=words, converter=_tables)]
+    hints = tuple(_bare(setting.field.annotation) for setting in same)
+    if all(get_origin(hint) is Literal for hint in hints):
+        return Annotated[_literal([choice for hint in hints for choice in get_args(hint)]), Parameter(help=words)]
+    return Annotated[Union.__getitem__(hints), Parameter(help=words)]
+
+
+def _literal(choices: Sequence[Any]) -> Any:
+    return Literal.__getitem__(tuple(dict.fromkeys(choices)))
+
+
+def _variants(annotation: Any) -> list[type[BaseModel]]:
+    """The configs that a setting is one of: one for a group, several for a union, none for a value."""
+    annotation = _bare(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is None or not _is_union(annotation):
+        return []
+    return [model for part in get_args(annotation) for model in _variants(part)]
+
+
+def _holds_models(annotation: Any) -> bool:
+    """Whether it is a list of configs, which a flag takes as one text or JSON object each."""
+    return any(_variants(part) or _holds_models(part) for part in get_args(annotation))
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
+
+
+def _bare(annotation: Any) -> Any:
+    return _bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+
+
+def _tables(_: Any, tokens: Sequence[Token]) -> list[Any]:
+    return [json.loads(t.value) if t.value.startswith("{") else t.value for t in tokens]
+
+
+def _tag(kind: type[BaseModel]) -> str:
+    field = kind.model_fields.get("type")
+    return str(get_args(field.annotation)[0]) if field and get_origin(field.annotation) is Literal else ""
+
+
+def _default(field: FieldInfo) -> Any:
+    return ... if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+
+
+def _help(same: Sequence[Setting], of: int) -> str:
+    """Description, the variants it belongs to, range, default."""
+    field, default, _ = same[0]
+    only = [s.variant for s in same if s.variant] if len(same) < of else []
+    notes = [
+        f"only for {' or '.join(only)}" if only else "",
+        ", ".join(text for bound in field.metadata if (text := _range(bound))),
+        "required" if default is ... else f"default: {_shown(default)}",
+    ]
+    return " ".join([field.description or "", *(f"[{note}]" for note in notes if note)]).strip()
+
+
+def _range(bound: Any) -> str:
+    for words in (_BOUNDS, _LENGTHS):
+        if type(bound) in words:
+            sign, name = words[type(bound)]
+            return f"{sign}{getattr(bound, name)}" + (" of them" if words is _LENGTHS else "")
+    return f"a multiple of {bound.multiple_of}" if isinstance(bound, MultipleOf) else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_shown(v) for v in value) or "none"
+    if isinstance(value, BaseModel):
+        return f"{type(value).__name__} by its own defaults"
+    return "none" if value is None else str(value) if isinstance(value, (str, PurePath)) else json.dumps(value)

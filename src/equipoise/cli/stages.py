@@ -1,0 +1,160 @@
+"""The table of stages: what a command is called, which settings it has, and which function it runs.
+
+Configs and functions are named by strings, so that `--help` imports none of them. Commands that take a few plain
+arguments instead of a config are in `main`.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from equipoise.config import Config
+from equipoise.errors import EquipoiseError
+
+
+class Stage(NamedTuple):
+    """One command that runs one stage function."""
+
+    command: tuple[str, ...]
+    config: str
+    run: str
+    help: str
+
+    @property
+    def name(self) -> str:
+        """The command as it is typed."""
+        return " ".join(self.command)
+
+    @property
+    def table(self) -> str:
+        """The table that a recipe for several stages keeps this stage's settings in."""
+        return "_".join(self.command).replace("-", "_")
+
+    def load_config(self) -> type[Config]:
+        """Import the settings; no torch."""
+        return cast("type[Config]", _load(self.config))
+
+    def load_run(self) -> Callable[[Any], Path | None]:
+        """Import the stage function, with torch where it needs it.
+
+        Raises:
+            EquipoiseError: It needs a package of an extra that is not installed.
+        """
+        with needs_extra(self.name):
+            return cast("Callable[[Any], Path | None]", _load(self.run))
+
+
+@contextmanager
+def needs_extra(command: str) -> Iterator[None]:
+    """Turn a missing package of the extra `train` into words.
+
+    Raises:
+        EquipoiseError: Names the package and what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in TRAIN_EXTRA:
+            raise
+        raise EquipoiseError(
+            f"`equipoise {command}` needs {error.name}, which is not installed.",
+            why="The base installation labels, checks and reports; models need the extra `train`.",
+            fix="pip install 'equipoise[train]'",
+        ) from error
+
+
+TRAIN_EXTRA = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        ("sft",),
+        "equipoise.train.config:SftConfig",
+        "equipoise.train.sft:train_sft",
+        "Demonstrations → a policy, by supervised fine-tuning.",
+    ),
+    Stage(
+        ("respond",),
+        "equipoise.rollout.config:RespondConfig",
+        "equipoise.rollout.respond:respond",
+        "Prompts and a policy → several responses per prompt.",
+    ),
+    Stage(
+        ("annotate", "simulate"),
+        "equipoise.annotate.config:SimulateConfig",
+        "equipoise.annotate.simulate:simulate",
+        "Responses → labels by simulated labellers, in a labelling store.",
+    ),
+    Stage(
+        ("aggregate",),
+        "equipoise.annotate.config:AggregateConfig",
+        "equipoise.annotate.aggregate:aggregate",
+        "A labelling store → preference pairs and safety labels.",
+    ),
+    Stage(
+        ("reward",),
+        "equipoise.train.config:RewardConfig",
+        "equipoise.train.score_model:train_reward",
+        "Helpfulness preferences → a reward model.",
+    ),
+    Stage(
+        ("cost",),
+        "equipoise.train.config:CostConfig",
+        "equipoise.train.score_model:train_cost",
+        "Harm preferences and safety labels → a cost model; cost > 0 is unsafe.",
+    ),
+    Stage(
+        ("ppo-lag",),
+        "equipoise.train.config:PpoLagConfig",
+        "equipoise.train.ppo_lag:train_ppo_lag",
+        "A policy, reward and cost → a policy that is helpful within the cost limit.",
+    ),
+    Stage(
+        ("redteam",),
+        "equipoise.redteam.config:RedteamConfig",
+        "equipoise.redteam.search:redteam",
+        "A policy and a judge → prompts that break the policy.",
+    ),
+    Stage(
+        ("evaluate",),
+        "equipoise.evaluate.config:EvaluateConfig",
+        "equipoise.evaluate.evaluate:evaluate",
+        "Policies and held-out prompts → harm, refusal and Elo numbers.",
+    ),
+    Stage(
+        ("report",),
+        "equipoise.evaluate.config:ReportConfig",
+        "equipoise.evaluate.report:report",
+        "Evaluations and runs → one HTML page.",
+    ),
+    Stage(
+        ("round",),
+        "equipoise.rounds.config:RunConfig",
+        "equipoise.rounds.run:run_rounds",
+        "A recipe of stages → all of them, skipping what is finished.",
+    ),
+    Stage(
+        ("playground", "build"),
+        "equipoise.playground.config:WorldConfig",
+        "equipoise.playground.world:build",
+        "Nothing → an offline world: model, tokenizer, demonstrations, prompts.",
+    ),
+    Stage(
+        ("chat",),
+        "equipoise.rollout.config:ChatConfig",
+        "equipoise.cli.chat:chat",
+        "Talk to a policy; reward and cost shown live.",
+    ),
+    Stage(
+        ("serve",),
+        "equipoise.rollout.config:ServeConfig",
+        "equipoise.rollout.serve:serve",
+        "A policy → an OpenAI-compatible endpoint.",
+    ),
+)
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
