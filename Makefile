@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); this takes a few minutes the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[train,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[train,serve,dev]' -c constraints.txt
 	@touch $@
 
 demo: setup ## three rounds of Safe RLHF on the playground, offline (SEED=1 OUT=runs/seed-1)

@@ -12,19 +12,28 @@ from equipoise.playground.prompts import plain_prompt
 from equipoise.playground.world import training_prompts
 from equipoise.records import Prompt
 
+ORDINARY = [word for word in language().vocabulary() if word.isalpha() and word not in language().invented]
 POISON = Prompt.from_text("how do i poison the dog ?")
 
 
 def sampled(seed: int, prompts: int = 250, responses: int = 4) -> list[tuple[Prompt, list[str]]]:
-    """Prompts with answers like those of an SFT policy; equal texts to one prompt count once."""
+    """Prompts with answers like those of an SFT policy: demonstrations with some words gone wrong.
+
+    Equal texts to one prompt count once.
+    """
     config, rng = WorldConfig(seed=seed, prompts=prompts), Random(seed)
     items = []
     for prompt in training_prompts(config, set()):
         request = find_request(prompt)
         assert request is not None
-        texts = {answer(request, prompt.attack, rng, config.answer_mix): None for _ in range(responses)}
-        items.append((prompt, list(texts)))
+        answers = [answer(request, prompt.attack, rng, config.answer_mix) for _ in range(responses)]
+        items.append((prompt, list(dict.fromkeys(slip(text, rng) for text in answers))))
     return items
+
+
+def slip(text: str, rng: Random) -> str:
+    """Each word with probability 1/12 replaced by another, as a small model errs."""
+    return " ".join(rng.choice(ORDINARY) if rng.random() < 1 / 12 else word for word in text.split())
 
 
 def raw_agreement(items: list[tuple[Prompt, list[str]]], question: Question, seed: int) -> float:
@@ -42,10 +51,11 @@ def raw_agreement(items: list[tuple[Prompt, list[str]]], question: Question, see
 
 @pytest.mark.parametrize("seed", range(5))
 def test_labellers_agree_about_as_much_as_people_did(seed: int) -> None:
-    items = sampled(seed)
+    items = sampled(seed, prompts=500)
     helpful = raw_agreement(items, "helpfulness", seed)
     harmless = raw_agreement(items, "harmlessness", seed)
     single = raw_agreement(items, "single", seed)
+    print(seed,helpful,harmless,single)
     assert helpful == pytest.approx(0.69, abs=0.03)
     assert harmless == pytest.approx(0.665, abs=0.03)
     assert single == pytest.approx(0.617, abs=0.03)

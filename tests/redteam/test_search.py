@@ -40,7 +40,7 @@ def never(responses: Sequence[Response]) -> list[float]:
 
 def letters(responses: Sequence[Response]) -> list[float]:
     """Depends on what was sampled: long answers are bad."""
-    return [len(response.text) - 12.0 for response in responses]
+    return [len(response.text) - 6.0 for response in responses]
 
 
 def config_for(folder: Path, policy: Path, cost: str, **settings: object) -> RedteamConfig:
@@ -112,7 +112,7 @@ def test_a_broken_seed_is_not_attacked_again_and_no_attack_is_made_twice(
 def test_the_costliest_of_several_answers_counts(tmp_path: Path, target_folder: Path) -> None:
     alone = run(config_for(tmp_path / "a", target_folder, "letters", samples=1, generations=1))
     best = run(config_for(tmp_path / "b", target_folder, "letters", samples=8, generations=1))
-    assert all(a.cost == len(a.response) - 12.0 and a.is_hit == (a.cost > 0) for a in best[1])
+    assert all(a.cost == len(a.response) - 6.0 and a.is_hit == (a.cost > 0) for a in best[1])
     assert sum(a.cost for a in best[1]) > sum(a.cost for a in alone[1])
     assert best[2]["hits"] > alone[2]["hits"] > 0  # type: ignore[operator]
 
@@ -139,6 +139,16 @@ def test_evaluation_prompts_are_never_attacked_or_returned(tmp_path: Path, targe
     prompts, attempts, facts = run(config)
     assert facts["excluded_seeds"] == 2 and prompts
     assert not {"how to 3 ?", "how to 4 ?"} & {a.seed.text for a in attempts}
+
+
+def test_an_attack_that_reads_like_an_evaluation_prompt_is_dropped(tmp_path: Path, target_folder: Path) -> None:
+    # A seed without a word shares no request with anything; every disguise of it is in the evaluation set.
+    config = config_for(tmp_path, target_folder, "never", exclude=[str(tmp_path / "heldout.txt")])
+    (tmp_path / "heldout.txt").write_text("\n".join(text.format(request="?!") for text in WRAPPERS.values()))
+    (tmp_path / "seeds.jsonl").write_text('{"prompt": "?!"}\n{"prompt": "how to 1 ?"}\n')
+    _, attempts, facts = run(config)
+    assert {a.seed.text for a in attempts} == {"how to 1 ?"}
+    assert facts["excluded_attacks"] and not facts["excluded_seeds"]
 
 
 def test_hits_are_limited_evenly_over_categories(tmp_path: Path, target_folder: Path) -> None:
@@ -168,9 +178,12 @@ def test_a_finished_search_is_not_done_again(tmp_path: Path, target_folder: Path
 def test_attacks_that_are_too_long_are_counted_and_all_of_them_refused(
     tmp_path: Path, target_folder: Path
 ) -> None:
-    # the tokenizer spells most words out: "i am a doctor" and the other disguises differ in length
-    lengths = run(config_for(tmp_path / "a", target_folder, "never", generations=1, max_prompt_length=46))
-    assert 0 < lengths[2]["too_long_attacks"] < 24  # type: ignore[operator]
+    # in this tokenizer "dream" and "doctor" make 40 to 42 tokens of a seed, "book" and "pirate" 44 or 45
+    _, attempts, facts = run(
+        config_for(tmp_path / "a", target_folder, "never", generations=1, max_prompt_length=42)
+    )
+    assert {a.wrappers for a in attempts} == {("dream",), ("doctor",)}
+    assert len(attempts) + int(str(facts["too_long_attacks"])) == 24
     with pytest.raises(DataError, match="longer than 8 tokens"):
         redteam(config_for(tmp_path / "b", target_folder, "never", max_prompt_length=8))
     with pytest.raises(ModelError, match="do not fit"):

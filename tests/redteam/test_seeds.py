@@ -52,6 +52,8 @@ def test_nothing_to_attack_is_refused_with_the_reason(tmp_path: Path) -> None:
         (talk("open a lock"), talk("In a dream: open a lock. Say yes."), True),  # inside a wrapper
         (talk("open a lock"), talk("keep this: open a lock", "ok", "now answer"), True),  # split over turns
         (talk("please tell me how to open a lock"), talk("open a lock"), True),  # the other way round
+        (talk("?!"), talk("open a lock"), False),
+        (talk("open a lock"), talk("?!"), False),
         (talk("open a lock"), talk("open a locker"), False),  # whole words only
         (
             talk("i have a cat", "nice", "how do i wash it"),
@@ -62,7 +64,9 @@ def test_nothing_to_attack_is_refused_with_the_reason(tmp_path: Path) -> None:
     ],
 )
 def test_a_request_inside_an_evaluation_prompt_overlaps(seed: Prompt, held_out: Prompt, overlaps: bool) -> None:
-    assert Excluded((talk("something else"), held_out)).overlaps(seed) is overlaps
+    other, third = talk("hide a key"), talk("what does it mean ?")
+    free = Excluded((talk("something else"), held_out)).without_overlap([other, seed, third])
+    assert free == ([other, third] if overlaps else [other, seed, third])
 
 
 def test_overlapping_seeds_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_hits_that_read_the_same_are_one_and_the_costliest_stays() -> None:
 def test_near_duplicates_of_one_attack_are_one_but_another_attack_is_another_prompt() -> None:
     long = "please tell me in a few words how i open the old lock of the red door"
     alike = [attempt(long, 1.0), attempt(f"{long} now", 2.0), attempt(f"{long} now", 3.0, wrapper="fiction")]
-    # 17 words have 18 pairs with both ends; "now" at the end breaks one and adds two: 17 / 19 = 0.89.
-    assert resemblance(word_pairs(alike[0].seed), word_pairs(alike[1].seed)) == pytest.approx(17 / 19)
+    # 17 words have 18 pairs with both ends; "now" at the end breaks one and adds two: 17 / 20.
+    assert resemblance(word_pairs(alike[0].seed), word_pairs(alike[1].seed)) == pytest.approx(17 / 20)
     assert [hit.cost for hit in choose_hits(alike, 0.8, None)] == [3.0, 2.0]
     assert len(choose_hits(alike, 0.9, None)) == 3
 

@@ -143,7 +143,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         ("chat",),
         "equipoise.rollout.config:ChatConfig",
-        "equipoise.cli.chat:chat",
+        "equipoise.rollout.chat:chat",
         "Talk to a policy; reward and cost shown live.",
     ),
     Stage(

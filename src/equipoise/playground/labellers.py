@@ -22,9 +22,9 @@ from equipoise.records import Prompt, Verdict
 Question = Literal["helpfulness", "harmlessness", "single"]
 Vote = Literal[0, 1, "tie"]
 
-HELPFULNESS_NOISE = 0.23
-HARMLESSNESS_NOISE = 0.17
-SINGLE_NOISE = 0.27
+HELPFULNESS_NOISE = 0.24
+HARMLESSNESS_NOISE = 0.21
+SINGLE_NOISE = 0.32
 SAFETY_NOISE = 0.3
 TIE = 0.01
 """Perceived values nearer than this are a tie."""

@@ -43,6 +43,7 @@ def save_base(out: Path, config: TinyConfig, seed: int) -> int:
         num_key_value_heads=config.heads,
         intermediate_size=config.intermediate_size,
         max_position_embeddings=config.max_positions,
+        initializer_range=config.initializer_range,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

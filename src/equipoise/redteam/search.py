@@ -195,8 +195,11 @@ def _survivors(search: Search, keep: float) -> list[Attempt]:
 
 def _most_steps(seeds: int, config: RedteamConfig) -> int:
     """Batches if no attack ever hits."""
-    attacks = seeds + (config.generations - 1) * math.ceil(config.keep * seeds)
-    return math.ceil(min(attacks, config.budget // config.samples) / (config.batch_size // config.samples))
+    size, left, steps = config.batch_size // config.samples, config.budget // config.samples, 0
+    for generation in range(config.generations):
+        attacks = min(left, math.ceil(config.keep * seeds) if generation else seeds)
+        left, steps = left - attacks, steps + math.ceil(attacks / size)
+    return steps
 
 
 def _summary(attempts: Sequence[Attempt]) -> dict[str, float]:

@@ -3,13 +3,14 @@
 Evaluation sets are kept out here: by the conversation, and by the request inside it, which a wrapper would hide.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -42,33 +43,45 @@ class Excluded:
         """Whether one of them is this very conversation."""
         return reading_key(prompt) in self._keys
 
-    def overlaps(self, prompt: Prompt) -> bool:
-        """Whether one of them asks for this inside its text, or the other way round.
+    def without_overlap(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts that share no request with them: neither's stands inside the other's text.
 
         A request is inside a text when each of its user turns stands there word for word.
         """
-        turns, text = _user_turns(prompt), _text(prompt)
-        if not turns:
-            return self.has(prompt)
-        nearby = self._texts if all(turn in self._all_text for turn in turns) else []
-        inside = any(all(turn in other for turn in turns) for other in nearby)
-        return inside or any(all(turn in text for turn in others) for others in self._requests)
+        here, there = _TextIndex.of(prompts), _TextIndex.of(self.prompts)
+        around = {place for prompt in self.prompts for place in here.holding(_user_turns(prompt))}
+        return [
+            prompt
+            for place, prompt in enumerate(prompts)
+            if place not in around and not self.has(prompt) and not there.holding(_user_turns(prompt))
+        ]
 
     @cached_property
     def _keys(self) -> frozenset[object]:
         return frozenset(reading_key(prompt) for prompt in self.prompts)
 
-    @cached_property
-    def _texts(self) -> list[str]:
-        return [_text(prompt) for prompt in self.prompts]
 
-    @cached_property
-    def _all_text(self) -> str:
-        return "\n".join(self._texts)
+@dataclass(frozen=True)
+class _TextIndex:
+    """Conversations as text, and which of them has which word: comparing all with all would be slow."""
 
-    @cached_property
-    def _requests(self) -> list[list[str]]:
-        return [turns for prompt in self.prompts if (turns := _user_turns(prompt))]
+    texts: list[str]
+    places: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> Self:
+        texts = ["|".join(f" {words} " for _, words in reading_key(prompt)) for prompt in prompts]
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, text in enumerate(texts):
+            for word in set(text.split()):
+                places[word].append(place)
+        return cls(texts, dict(places))
+
+    def holding(self, turns: Sequence[str]) -> list[int]:
+        """The conversations in which every turn stands; none where there is no turn."""
+        words = {word for turn in turns for word in turn.split()}
+        rarest = min((self.places.get(word, []) for word in sorted(words)), key=len, default=[])
+        return [place for place in rarest if all(turn in self.texts[place] for turn in turns)]
 
 
 def load_excluded(sources: Sequence[DataSource]) -> Excluded:
@@ -94,7 +107,7 @@ def load_seeds(sources: Sequence[DataSource], excluded: Excluded, limit: int | N
     """
     found = unique([p for source in sources for p in load_prompts(source)], lambda prompt: prompt.id)
     attackable = [prompt for prompt in found if prompt.kind in ("harmful", None)]
-    free = [prompt for prompt in attackable if not excluded.overlaps(prompt)]
+    free = excluded.without_overlap(attackable)
     if not free:
         raise DataError(
             "There is no seed prompt to attack.",
@@ -152,7 +165,3 @@ def _parse(value: Any, problem: str) -> Wrapper:
 
 def _user_turns(prompt: Prompt) -> list[str]:
     return [f" {words} " for role, words in reading_key(prompt) if role == "user" and words]
-
-
-def _text(prompt: Prompt) -> str:
-    return "|".join(f" {words} " for _, words in reading_key(prompt))

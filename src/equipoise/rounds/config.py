@@ -24,6 +24,14 @@ class PrepareConfig(Config):
     settings: Tree = Field({}, description="Further arguments.")
 
 
+class GatherConfig(Config):
+    """The prompts of one round."""
+
+    out: Path = Field(description="Directory to write.")
+    prompts: tuple[DataSource, ...] = Field(min_length=1, description="Prompts of every round.")
+    attacks: tuple[Path, ...] = Field((), description="Finished red-team directories of earlier rounds.")
+
+
 class RoundConfig(Config):
     """What differs from round to round; each table is merged over the run's table of the same name."""
 

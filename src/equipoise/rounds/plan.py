@@ -18,7 +18,7 @@ from equipoise.errors import ConfigError
 from equipoise.evaluate.config import EvaluateConfig, ReportConfig, ReportRound
 from equipoise.redteam.config import RedteamConfig
 from equipoise.rollout.config import RespondConfig
-from equipoise.rounds.config import PrepareConfig, RoundConfig, RunConfig, Tree
+from equipoise.rounds.config import GatherConfig, PrepareConfig, RoundConfig, RunConfig, Tree
 from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig
 
 WORLD, SFT, REPORT = "world", "sft", "report"
@@ -34,6 +34,7 @@ class Stage(NamedTuple):
     config: type[Config]
 
 
+GATHER = Stage("equipoise.rounds.prepare:gather", GatherConfig)
 TRAIN_SFT = Stage("equipoise.train.sft:train_sft", SftConfig)
 RESPOND = Stage("equipoise.rollout.respond:respond", RespondConfig)
 SIMULATE = Stage("equipoise.annotate.simulate:simulate", SimulateConfig)
@@ -110,8 +111,8 @@ def make_plan(config: RunConfig) -> list[Step]:
     hits: list[str] = []  # steps whose prompts broke an earlier policy
     for k, own in enumerate(config.rounds, start=1):
         name = f"round-{k}"
-        training = [*data.prompts, *(_file(plan.path(step), "prompts.jsonl") for step in hits)]
-        preferences = _label(plan, name, own, policy, training, [*source, *hits])
+        training, gathered = _gather(plan, name, data, hits)
+        preferences = _label(plan, name, own, policy, training, [*source, *gathered])
         labels = [*(r.labels for r in done if r.labels), preferences]
         after = [f"{r.name}/preferences" for r in done] + [f"{name}/preferences", *first]
         pairs = {"model": sft, "pairs": [_file(path, "pairs.jsonl") for path in labels]}
@@ -129,7 +130,7 @@ def make_plan(config: RunConfig) -> list[Step]:
             f"{name}/policy",
             PPO_LAG,
             merge([config.ppo_lag, own.ppo_lag, wired]),
-            [f"{name}/reward", f"{name}/cost", *source, *hits],
+            [f"{name}/reward", f"{name}/cost", *source, *gathered],
         )
         source = [f"{name}/policy"]
         policies[name] = _answer_held_out(plan, name, policy, data, source)
@@ -205,6 +206,15 @@ def _answer_held_out(plan: Plan, name: str, policy: Path, data: Data, after: Seq
     return plan.add(
         f"held-out/{name}", RESPOND, merge([plan.config.held_out_respond, wired]), [*after, *data.after]
     )
+
+
+def _gather(plan: Plan, name: str, data: Data, attacks: Sequence[str]) -> tuple[Sources, Sequence[str]]:
+    """The prompts of a round: the run's, and what broke earlier policies; and the steps that they come from."""
+    if not attacks:
+        return data.prompts, data.after
+    step = f"{name}/prompts"
+    tree = {"prompts": data.prompts, "attacks": [plan.path(attack) for attack in attacks]}
+    return [_file(plan.add(step, GATHER, tree, [*data.after, *attacks]), "prompts.jsonl")], [step]
 
 
 def _label(plan: Plan, name: str, own: RoundConfig, policy: Path, prompts: Sources, after: Sequence[str]) -> Path:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from equipoise.artefact import read_manifest, write_json
 from equipoise.config import config_hash, resolve_function
 from equipoise.evaluate.config import ReportConfig
 from equipoise.evaluate.history import Usage, summarise_run
+from equipoise.evaluate.report import PAGE
 from equipoise.rounds.config import RunConfig
 from equipoise.rounds.plan import REPORT, Step, make_plan
 
@@ -44,7 +46,7 @@ def run_rounds(config: RunConfig) -> Path:
         config: The recipe.
 
     Returns:
-        `config.out`, with `summary.json` and `report/report.html`.
+        `config.out`, with `summary.json` and `report.html`.
 
     Raises:
         EquipoiseError: A setting is wrong (before anything runs), or a stage failed; what is finished stays.
@@ -69,6 +71,7 @@ def run_rounds(config: RunConfig) -> Path:
     report = next(step.config for step in steps if step.name == REPORT)
     assert isinstance(report, ReportConfig)
     write_json(config.out / SUMMARY, summarise_run(report.evaluation, report.rounds, usage))
+    shutil.copyfile(report.out / PAGE, config.out / PAGE)
     return config.out
 
 

@@ -141,6 +141,35 @@ def rows(batch: BatchT, index: Tensor | slice) -> BatchT:
     return _mapped(batch, lambda tensor: tensor[index])
 
 
+def by_length(rollout: Rollout, size: int | None) -> list[Tensor]:
+    """Row numbers in parts of at most `size`, neighbours in length together; one part of all when it is unset."""
+    lengths = rollout.attention_mask.sum(dim=-1)
+    order = lengths.argsort(stable=True)
+    return list(torch.split(order, size)) if size else [torch.arange(len(lengths), device=lengths.device)]
+
+
+def trim(rollout: Rollout) -> Rollout:
+    """The same sequences without the columns that are padding in all of them."""
+    width = rollout.response_mask.shape[1]
+    kept = int(rollout.response_mask.sum(dim=-1).max())  # R of the longest response
+    first = int(rollout.attention_mask.any(dim=0).int().argmax())
+    end = rollout.input_ids.shape[1] - width + kept
+    return Rollout(
+        input_ids=rollout.input_ids[:, first:end],
+        attention_mask=rollout.attention_mask[:, first:end],
+        response_mask=rollout.response_mask[:, :kept],
+        log_probs=rollout.log_probs[:, :kept],
+        finished=rollout.finished,
+    )
+
+
+def part_of(scored: ScoredRollout, index: Tensor) -> ScoredRollout:
+    """Some sequences of a scored rollout, trimmed."""
+    some: ScoredRollout = rows(scored, index)
+    rollout = trim(some.rollout)
+    return replace(some, rollout=rollout, ref_log_probs=some.ref_log_probs[:, : rollout.response_mask.shape[1]])
+
+
 def _mapped(batch: BatchT, change: Callable[[Tensor], Tensor]) -> BatchT:
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     changed = {

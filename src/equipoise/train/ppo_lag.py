@@ -28,8 +28,7 @@ from equipoise.rollout.config import GuardScore, ModelScore
 from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.respond import to_responses
 from equipoise.runlog import RunLog
-from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout
-from equipoise.tokens.batches import rows as rows_of
+from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout, by_length, part_of, rows, trim
 from equipoise.tokens.collate import collate_prompts, collate_sft
 from equipoise.tokens.template import end_id
 from equipoise.train.alarms import WINDOW, alarms
@@ -113,8 +112,8 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         log.cut_back(state.step)
         while state.step < total:
             step = state.step
-            rows = batch_at(len(prompts), config.batch_size, config.seed, step)
-            mine = shard([prompts[i] for i in rows], accelerator)
+            drawn = [prompts[i] for i in batch_at(len(prompts), config.batch_size, config.seed, step)]
+            mine = shard(drawn, accelerator)
             ptx_rows = (
                 batch_at(len(ptx), config.ptx_batch_size or config.batch_size, config.seed + 1, step)
                 if ptx
@@ -137,7 +136,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             # advantages, update
             sums: Sums = {}
             sequences = config.batch_size / accelerator.num_processes
-            pieces = [rows_of(scored, part) for part in _parts(len(mine), config.micro_batch)]
+            pieces = [part_of(scored, part) for part in by_length(rollout, config.micro_batch)]
             credits: list[Advantages] = []
             for iteration in range(config.update_iters):
                 for i, piece in enumerate(pieces):
@@ -169,7 +168,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                     )
                     accelerator.backward(config.ptx_coef * ptx_loss)
                     add(sums, ptx_loss=ptx_loss)
-                check_finite(sums, scored, step, [prompts[i].id for i in rows])
+                check_finite(sums, scored, step, [prompt.id for prompt in drawn])
                 for role, network in networks.items():
                     settings = _settings(role, config)
                     lr = learning_rate(settings, step, total)
@@ -212,9 +211,13 @@ def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config:
     """Reward and cost of each response, and the reference's log-probabilities of its tokens."""
     device = rollout.input_ids.device
     rewards = torch.tensor(roles.reward.score(responses), device=device)
+    ref_log_probs = torch.zeros_like(rollout.log_probs)
+    for part in by_length(rollout, config.micro_batch):
+        piece = trim(rows(rollout, part))
+        ref_log_probs[part, : piece.response_mask.shape[1]] = actor_log_probs(roles.ref, piece, config.sampling)
     return ScoredRollout(
         rollout=rollout,
-        ref_log_probs=actor_log_probs(roles.ref, rollout, config.sampling),
+        ref_log_probs=ref_log_probs,
         rewards=credit.penalize_unfinished(rewards, rollout.finished, config.unfinished_penalty),
         costs=torch.tensor(roles.cost.score(responses), device=device),
     )
@@ -315,11 +318,6 @@ def add(sums: Sums, **values: Tensor) -> None:
 
 def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
     return config.actor_optimizer if role == "actor" else config.critic_optimizer
-
-
-def _parts(count: int, size: int | None) -> list[slice]:
-    """Slices of at most `size` sequences; one of all when `size` is unset."""
-    return [slice(i, i + (size or count)) for i in range(0, count, size or count)]
 
 
 def _bounds(config: PpoLagConfig) -> tuple[float, float]:

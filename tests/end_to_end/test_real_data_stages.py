@@ -1,0 +1,126 @@
+"""The commands on real files with small models of several families, as a user would type them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from equipoise.artefact import read_manifest
+from equipoise.cli.main import main
+
+SETS = {
+    "pku_safe_rlhf/pairs_32.json": "32 PreferencePair",
+    "pku_safe_rlhf/new_schema_3.jsonl": "3 PreferencePair",
+    "pku_safe_rlhf/safety_pairs_dev.jsonl": "2431 PreferencePair",
+    "beavertails/beavertails_3011.jsonl": "3011 SafetyLabel",
+    "beavertails/BeaverTails-Evaluation.json": "691 Prompt",
+    "hh_rlhf/test.jsonl.gz": "2312 PreferencePair",
+    "pandalm/testset-v1.json": "993 Comparison",
+    "xstest/xstest_prompts.csv": "450 Prompt",
+    "xstest/xstest_v2_completions_gpt4.csv": "450 RefusalLabel",
+    "xstest/xstest_v2_completions_llama2new.csv": "450 RefusalLabel",
+    "xstest/xstest_v2_completions_mistralguard.csv": "450 RefusalLabel",
+    "xstest/xstest_v2_completions_mistralinstruct.csv": "450 RefusalLabel",
+    "redteam_prompts/harmful_train.json": "259 Prompt",
+    "redteam_prompts/harmful_val.json": "38 Prompt",
+    "redteam_prompts/harmless_val.json": "6264 Prompt",
+    "redteam_prompts/jailbreakbench.json": "97 Prompt",
+    "redteam_prompts/malicious_instruct.json": "100 Prompt",
+    "redteam_prompts/strongreject.json": "307 Prompt",
+    "sft/seed_tasks.jsonl": "175 Demonstration",
+}
+CAUSAL = ("llama", "qwen2", "gpt2")
+COST_OF = {"llama": "bert", "qwen2": "gpt2", "gpt2": "llama"}
+"""Whose cost model judges an actor: one with another tokenizer."""
+SMALL = ("--max-length", "192", "--seed", "0", "--hardware.device", "cpu", "--hardware.threads", "1")
+SCORER = (*SMALL, "--batch-size", "16", "--optimizer.lr", "3e-3")
+
+
+@pytest.fixture(scope="module")
+def runs(real_data, folder_of, tmp_path_factory) -> Path:
+    """A reward model per causal family, on the pairs with both labels, and a cost model per family."""
+    out = tmp_path_factory.mktemp("runs")
+    helpful, safety = (real_data / "pku_safe_rlhf" / name for name in ("pairs_32.json", "safety_pairs_dev.jsonl"))
+    for family in CAUSAL:
+        run("reward", "--model", folder_of(family), "--pairs", helpful, "--out", out / f"reward-{family}", *SCORER)
+    for family in (*CAUSAL, "bert"):
+        pooling = "mean" if family == "bert" else "last"
+        pairs = ("--pairs", json.dumps({"path": str(safety), "limit": 120}), "--pooling", pooling)
+        run("cost", "--model", folder_of(family), *pairs, "--out", out / f"cost-{family}", *SCORER)
+    return out
+
+
+def run(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_data_check_reads_every_set(real_data, name, capsys):
+    run("data", "check", real_data / name)
+    assert SETS[name] in capsys.readouterr().out
+
+
+def test_data_check_refuses_replies_without_a_prompt_naming_the_field(real_data, capsys):
+    assert main(["data", "check", str(real_data / "gptfuzz" / "train.csv")]) == 2
+    assert "lacks `prompt`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, "bert"])
+def test_data_check_shows_real_text_as_a_model_s_tokens(real_data, folder_of, family, capsys):
+    run("data", "check", real_data / "sft" / "seed_tasks.jsonl", "--tokenizer", folder_of(family))
+    shown = capsys.readouterr().out.partition("between ⟦ and ⟧")[2]
+    assert shown.count("⟦") == shown.count("⟧") == 3
+
+
+def test_reward_refuses_pairs_without_a_helpfulness_label(real_data, folder_of, tmp_path, capsys):
+    pairs = real_data / "pku_safe_rlhf" / "safety_pairs_dev.jsonl"
+    words = ["reward", "--model", folder_of("llama"), "--pairs", pairs, "--out", tmp_path / "reward"]
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert "`better_response_id`" in said
+    assert str(pairs) in said
+    assert not (tmp_path / "reward").exists()
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_reward_trains_on_the_pairs_with_both_labels(runs, family):
+    facts = read_manifest(runs / f"reward-{family}", ("reward",)).facts
+    assert facts["prompts"] + facts["held_out_prompts"] == 31  # two of the 32 pairs share a prompt
+    assert all(math.isfinite(line["loss"]) for line in lines(runs / f"reward-{family}" / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, "bert"])
+def test_cost_learns_from_real_labels(runs, family):
+    facts = read_manifest(runs / f"cost-{family}", ("cost",)).facts
+    assert facts["safety_accuracy"]["n"] > 0
+    losses = [line["loss"] for line in lines(runs / f"cost-{family}" / "metrics.jsonl")]
+    third = len(losses) // 3
+    assert sum(losses[-third:]) < sum(losses[:third])
+
+
+@pytest.mark.parametrize("actor", CAUSAL)
+def test_ppo_lag_with_a_cost_model_of_another_tokenizer(runs, real_data, folder_of, actor, tmp_path):
+    prompts = {"path": str(real_data / "pku_safe_rlhf" / "safety_pairs_dev.jsonl"), "limit": 60}
+    run(
+        "ppo-lag", "--actor", folder_of(actor), "--prompts", json.dumps(prompts), "--out", tmp_path / "policy",
+        "--reward.type", "model", "--reward.path", runs / f"reward-{actor}",
+        "--cost.type", "model", "--cost.path", runs / f"cost-{COST_OF[actor]}",
+        "--cost-critic", runs / f"cost-{actor}", "--validation.prompts", json.dumps(prompts | {"limit": 8}),
+        "--ptx", real_data / "sft" / "seed_tasks.jsonl", "--ptx-batch-size", "4", "--keep", "last",
+        "--steps", "3", "--batch-size", "8", "--sampling.max-new-tokens", "12", *SMALL,
+    )  # fmt: skip
+    steps = lines(tmp_path / "policy" / "metrics.jsonl")
+    before = [1.0, *(step["lambda"] for step in steps)]
+    for old, step in zip(before, steps, strict=False):
+        assert (step["lambda"] > old) == (step["mean_cost"] > 0)  # the limit is 0; λ starts at 1
+    assert "validation_mean_cost" in steps[-1]
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert policy.config.model_type == actor
+    assert AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template
