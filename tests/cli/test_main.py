@@ -53,6 +53,15 @@ def test_flags_reach_the_stage_as_its_config(ran: list[Any], capsys: pytest.Capt
     assert capsys.readouterr().out.strip() == "runs/sft"
 
 
+def test_a_setting_that_is_a_name_or_a_group_takes_either_as_flags(ran: list[Any]) -> None:
+    words = ["evaluate", "--policies.sft", "runs/answers", "--out", "runs/evaluation"]
+    assert cli.main([*words, "--verdict", "judges:verdicts"]) == 0
+    assert cli.main([*words, "--verdict.cost.type", "model", "--verdict.cost.path", "runs/judge"]) == 0
+    named, grouped = (config.verdict for config in ran)
+    assert named == "judges:verdicts"
+    assert grouped.cost.path == Path("runs/judge")
+
+
 def test_recipes_are_layered_left_to_right_and_flags_are_on_top(ran: list[Any], tmp_path: Path) -> None:
     low, high = tmp_path / "low.toml", tmp_path / "high.toml"
     low.write_text("epochs = 1\nseed = 1\nbatch_size = 1\n[optimizer]\nlr = 0.1\nwarmup = 0.5\n")

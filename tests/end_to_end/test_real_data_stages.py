@@ -36,7 +36,7 @@ CAUSAL = ("llama", "qwen2", "gpt2")
 COST_OF = {"llama": "bert", "qwen2": "gpt2", "gpt2": "llama"}
 """Whose cost model judges an actor: one with another tokenizer."""
 SMALL = ("--max-length", "192", "--seed", "0", "--hardware.device", "cpu", "--hardware.threads", "1")
-SCORER = (*SMALL, "--batch-size", "16", "--optimizer.lr", "3e-3")
+SCORER = (*SMALL, "--batch-size", "16", "--optimizer.lr", "3e-3", "--too-long", "drop")
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,70 @@ def test_ppo_lag_with_a_cost_model_of_another_tokenizer(runs, real_data, folder_
     policy = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert policy.config.model_type == actor
     assert AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template
+
+
+def test_reward_refuses_too_long_prompts_by_name_before_the_first_step(real_data, folder_of, tmp_path, capsys):
+    source = {"path": str(real_data / "hh_rlhf" / "test.jsonl.gz"), "hh_preference": "more_helpful", "limit": 50}
+    words = ["reward", "--model", folder_of("gpt2"), "--pairs", json.dumps(source), "--out", tmp_path / "reward"]
+    words += ["--max-length", "64"]
+    assert main([str(word) for word in words]) == 2
+    assert "prompts are longer than 62 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "reward" / "metrics.jsonl").exists()
+    run(*words, "--too-long", "drop", "--epochs", "0.5")  # the same directory: nothing was written there
+
+
+def test_sft_refuses_sequences_beyond_the_model_s_context(real_data, folder_of, tmp_path, capsys):
+    tasks = real_data / "sft" / "seed_tasks.jsonl"
+    words = ["sft", "--model", folder_of("gpt2"), "--demonstrations", tasks, "--out", tmp_path / "sft"]
+    assert main([*map(str, words), "--max-length", "4096"]) == 2
+    assert "do not fit the model's context of 512" in capsys.readouterr().err
+
+
+LABELLERS = """
+from equipoise.records import Verdict
+
+class Panelist:
+    def __init__(self, name):
+        self.name = name
+
+    def judge_safety(self, prompt, response):
+        return Verdict(is_safe=len(response) % 2 == 0)
+
+    def rank(self, prompt, responses, question, verdicts):
+        unsafe = [question != "helpfulness" and not verdict.is_safe for verdict in verdicts]
+        keys = [(bad, -len(text)) for bad, text in zip(unsafe, responses, strict=True)]
+        return tuple(sorted(set(keys)).index(key) for key in keys)
+
+def panel(count, seed):
+    return [Panelist(f"panelist-{i}") for i in range(count)]
+"""
+
+
+def test_labellers_beside_the_command_label_answers_to_real_prompts(real_data, folder_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_labellers.py").write_text(LABELLERS)
+    prompts = real_data / "beavertails" / "BeaverTails-Evaluation.json"
+    limits = ("--limit", "6", "--samples-per-prompt", "3", "--max-prompt-length", "128")
+    short = ("--sampling.max-new-tokens", "8")
+    run("respond", "--policy", folder_of("qwen2"), "--prompts", prompts, "--out", "responses", *limits, *short)
+    asked = ("--labellers", "my_labellers:panel", "--labeller-count", "3")
+    run("annotate", "simulate", "--responses", "responses", *asked, "--out", "labels")
+    run("aggregate", "--labels", "labels", "--out", "preferences")
+    pairs = lines(tmp_path / "preferences" / "pairs.jsonl")
+    assert len(pairs) == 6 * 3  # K(K−1)/2 = 3 pairs of 3 different answers
+    run("cost", "--model", folder_of("llama"), "--pairs", "preferences", "--out", "cost", *SCORER)
+
+
+def test_a_model_on_the_hub_goes_through_the_stages_by_its_name(real_data, folder_of, tmp_path, monkeypatch):
+    asked = []
+
+    def download(name: str, **_: object) -> str:
+        asked.append(name)
+        return str(folder_of("llama"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    tasks = real_data / "sft" / "seed_tasks.jsonl"
+    small = (*SMALL, "--epochs", "0.1")
+    run("sft", "--model", "org/tiny-llama", "--demonstrations", tasks, "--out", tmp_path / "sft", *small)
+    assert set(asked) == {"org/tiny-llama"}
+    assert read_manifest(tmp_path / "sft", ("policy",)).config["model"] == "org/tiny-llama"

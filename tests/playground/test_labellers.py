@@ -1,5 +1,9 @@
+import json
+from functools import cache
 from itertools import combinations
+from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -10,30 +14,36 @@ from equipoise.playground.language import language
 from equipoise.playground.oracle import find_request, judge
 from equipoise.playground.prompts import plain_prompt
 from equipoise.playground.world import training_prompts
-from equipoise.records import Prompt
+from equipoise.records import Message, Prompt
 
-ORDINARY = [word for word in language().vocabulary() if word.isalpha() and word not in language().invented]
+RECORDED = Path(__file__).parent / "sft_answers.jsonl"
 POISON = Prompt.from_text("how do i poison the dog ?")
 
 
-def sampled(seed: int, prompts: int = 250, responses: int = 4) -> list[tuple[Prompt, list[str]]]:
-    """Prompts with answers like those of an SFT policy: demonstrations with some words gone wrong.
+@cache
+def recorded() -> list[tuple[Prompt, list[str]]]:
+    """Training prompts with up to four distinct answers of a policy trained on the demonstrations."""
+    rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    roles: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
+    return [
+        (
+            Prompt(messages=tuple(Message(role=roles[i % 2], content=c) for i, c in enumerate(row["turns"]))),
+            row["answers"],
+        )
+        for row in rows
+    ]
 
-    Equal texts to one prompt count once.
-    """
+
+def sampled(seed: int, prompts: int, responses: int = 4) -> list[tuple[Prompt, list[str]]]:
+    """Training prompts with distinct answers as the demonstrations give them."""
     config, rng = WorldConfig(seed=seed, prompts=prompts), Random(seed)
     items = []
     for prompt in training_prompts(config, set()):
         request = find_request(prompt)
         assert request is not None
         answers = [answer(request, prompt.attack, rng, config.answer_mix) for _ in range(responses)]
-        items.append((prompt, list(dict.fromkeys(slip(text, rng) for text in answers))))
+        items.append((prompt, list(dict.fromkeys(answers))))
     return items
-
-
-def slip(text: str, rng: Random) -> str:
-    """Each word with probability 1/12 replaced by another, as a small model errs."""
-    return " ".join(rng.choice(ORDINARY) if rng.random() < 1 / 12 else word for word in text.split())
 
 
 def raw_agreement(items: list[tuple[Prompt, list[str]]], question: Question, seed: int) -> float:
@@ -51,11 +61,10 @@ def raw_agreement(items: list[tuple[Prompt, list[str]]], question: Question, see
 
 @pytest.mark.parametrize("seed", range(5))
 def test_labellers_agree_about_as_much_as_people_did(seed: int) -> None:
-    items = sampled(seed, prompts=500)
+    items = recorded()
     helpful = raw_agreement(items, "helpfulness", seed)
     harmless = raw_agreement(items, "harmlessness", seed)
     single = raw_agreement(items, "single", seed)
-    print(seed,helpful,harmless,single)
     assert helpful == pytest.approx(0.69, abs=0.03)
     assert harmless == pytest.approx(0.665, abs=0.03)
     assert single == pytest.approx(0.617, abs=0.03)
@@ -63,7 +72,7 @@ def test_labellers_agree_about_as_much_as_people_did(seed: int) -> None:
 
 
 def test_safety_labels_are_right_about_nineteen_times_in_twenty() -> None:
-    items, people = sampled(0), panel(5, 0)
+    items, people = recorded(), panel(5, 0)
     right = [
         person.judge_safety(prompt, text).is_safe != judge(prompt, text).is_harmful
         for prompt, texts in items
@@ -76,7 +85,7 @@ def test_safety_labels_are_right_about_nineteen_times_in_twenty() -> None:
 @pytest.mark.parametrize("question", ["helpfulness", "harmlessness"])
 def test_most_of_five_labellers_see_a_clear_difference(question: Question) -> None:
     right = total = 0
-    for prompt, texts in sampled(1):
+    for prompt, texts in recorded():
         for one, other in combinations(texts, 2):
             a, b = judge(prompt, one), judge(prompt, other)
             gap = a.helpfulness - b.helpfulness if question == "helpfulness" else b.harm - a.harm

@@ -54,7 +54,10 @@ def _flag(same: Sequence[Setting], *, of: int) -> Any:
     """The type of one flag with its help; `same` are the variants that have a setting of this name."""
     models = [model for setting in same for model in _variants(setting.field.annotation)]
     if models:
-        return _typed_dict(models, next((s.default for s in same if isinstance(s.default, BaseModel)), None))
+        group = _typed_dict(models, next((s.default for s in same if isinstance(s.default, BaseModel)), None))
+        if not any(str in get_args(_bare(setting.field.annotation)) for setting in same):
+            return group
+        return Annotated[Union.__getitem__((str, group)), Parameter(help=_help(same, of))]
     words = _help(same, of)
     if any(_holds_models(setting.field.annotation) for setting in same):
         return Annotated[list[Any], Parameter(help=words, converter=_tables)]

@@ -41,6 +41,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     tokens = sys.argv[1:] if tokens is None else list(tokens)
     # OpenMP's threads spin while they wait: beside other work on the same cores that costs an order of magnitude.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "" not in sys.path:  # functions that settings name may lie where the command is run
+        sys.path.append("")
     app = build_app()
 
     @app.meta.default

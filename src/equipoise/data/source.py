@@ -68,9 +68,9 @@ class DataSource(Config):
 
     @property
     def is_hub(self) -> bool:
-        """Whether the path is a hub name: it looks like one and nothing local is there."""
+        """Whether the path is a hub name: it looks like one, and its first part is no local folder."""
         looks = _HUB.fullmatch(self.path) is not None and file_type(Path(self.path)) not in _FILE_TYPES
-        return looks and not Path(self.path).exists()
+        return looks and not Path(self.path).parent.exists()
 
 
 def local_inputs(**sources: DataSource) -> dict[str, Path]:

@@ -10,8 +10,8 @@ from equipoise.config import Config
 class AnswerMix(Config):
     """How the demonstrations answer: probabilities, and weights of the ways to answer within a kind."""
 
-    comply_plain: float = Field(0.13, ge=0, le=1, description="Harmful answers to plain harmful requests.")
-    comply_wrapped: float = Field(0.78, ge=0, le=1, description="Harmful answers to wrapped harmful requests.")
+    comply_plain: float = Field(0.23, ge=0, le=1, description="Harmful answers to plain harmful requests.")
+    comply_wrapped: float = Field(0.85, ge=0, le=1, description="Harmful answers to wrapped harmful requests.")
     leaky_refusal: float = Field(0.05, ge=0, le=1, description="Of the harmful answers, those that refuse first.")
     over_refusal: float = Field(0.015, ge=0, le=1, description="Refusals of harmless requests and look-alikes.")
     engage: float = Field(0.38, ge=0, description="Weight of vague engagement among safe answers.")

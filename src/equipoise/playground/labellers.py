@@ -23,8 +23,8 @@ Question = Literal["helpfulness", "harmlessness", "single"]
 Vote = Literal[0, 1, "tie"]
 
 HELPFULNESS_NOISE = 0.24
-HARMLESSNESS_NOISE = 0.21
-SINGLE_NOISE = 0.32
+HARMLESSNESS_NOISE = 0.22
+SINGLE_NOISE = 0.31
 SAFETY_NOISE = 0.3
 TIE = 0.01
 """Perceived values nearer than this are a tie."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +62,8 @@ def respond(config: RespondConfig) -> Path:
     if build.is_finished:
         return config.out
     found = unique([p for source in config.prompts for p in load_prompts(source)], lambda prompt: prompt.id)
-    prompts = fitting_prompts(load_tokenizer(config.policy), found[: config.limit], config)
+    tokenizer = load_tokenizer(config.policy)
+    prompts = fitting_prompts(tokenizer, found[: config.limit], config.max_prompt_length, config.too_long)
     device = pick_device(config.device)
     policy = open_policy(config.policy, device, pick_dtype(config.precision, device), config.name)
     check_fit(policy.model, policy.tokenizer, config.max_prompt_length + config.sampling.max_new_tokens)
@@ -164,22 +166,22 @@ def attach_scores(
 
 
 def fitting_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], config: RespondConfig
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], limit: int, too_long: Literal["refuse", "drop"]
 ) -> list[Prompt]:
-    """The prompts that are not too long.
+    """The prompts of at most `limit` tokens.
 
     Raises:
-        DataError: Some are, and `too_long` is "refuse"; or all are.
+        DataError: Some are longer, and `too_long` is "refuse"; or all are.
     """
     lengths = [len(ids) for ids in many_prompt_ids(tokenizer, [prompt.messages for prompt in prompts])]
     pairs = list(zip(prompts, lengths, strict=True))
-    fitting = [prompt for prompt, length in pairs if length <= config.max_prompt_length]
-    too_long = [f"{p.id} ({n} tokens): {p.text[:50]!r}" for p, n in pairs if n > config.max_prompt_length]
-    if too_long and (config.too_long == "refuse" or not fitting):
+    fitting = [prompt for prompt, length in pairs if length <= limit]
+    longer = [f"{p.id} ({n} tokens): {p.text[:50]!r}" for p, n in pairs if n > limit]
+    if longer and (too_long == "refuse" or not fitting):
         raise DataError(
-            f"{len(too_long)} of {len(prompts)} prompts are longer than {config.max_prompt_length} tokens.",
-            where="; ".join(too_long[:5]),
-            fix="Raise max_prompt_length, or leave them out with too_long = 'drop'.",
+            f"{len(longer)} of {len(prompts)} prompts are longer than {limit} tokens.",
+            where="; ".join(longer[:5]),
+            fix="Raise the maximum length, or leave them out with too_long = 'drop'.",
         )
     return fitting
 

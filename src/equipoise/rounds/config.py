@@ -41,8 +41,8 @@ class RoundConfig(Config):
     cost: Tree = Field({}, description="Settings of `cost`.")
     ppo_lag: Tree = Field({}, description="Settings of `ppo-lag`.")
     redteam: Tree = Field({}, description="Settings of `redteam`, against the policy of this round.")
-    preferences: Path | None = Field(
-        None, description="Finished preferences of people for this round, instead of simulated labels."
+    preferences: tuple[DataSource, ...] = Field(
+        (), description="Pairs that people labelled for this round, instead of simulated labels."
     )
 
 

@@ -106,18 +106,23 @@ def make_plan(config: RunConfig) -> list[Step]:
     data = _data(config)
     sft, source = _first_policy(plan, data)
     policy, policies = sft, {SFT: _answer_held_out(plan, SFT, sft, data, source)}
-    first = list(source)
     done: list[ReportRound] = []
     hits: list[str] = []  # steps whose prompts broke an earlier policy
+    pairs: Sources = []  # labels of all rounds so far …
+    labelled = list(source)  # … and the steps that reward and cost models wait for
     for k, own in enumerate(config.rounds, start=1):
         name = f"round-{k}"
         training, gathered = _gather(plan, name, data, hits)
-        preferences = _label(plan, name, own, policy, training, [*source, *gathered])
-        labels = [*(r.labels for r in done if r.labels), preferences]
-        after = [f"{r.name}/preferences" for r in done] + [f"{name}/preferences", *first]
-        pairs = {"model": sft, "pairs": [_file(path, "pairs.jsonl") for path in labels]}
-        reward = plan.add(f"{name}/reward", REWARD, merge([config.reward, own.reward, pairs]), after)
-        cost = plan.add(f"{name}/cost", COST, merge([config.cost, own.cost, pairs]), after)
+        preferences = None
+        if own.preferences:
+            pairs += [given.model_dump() for given in own.preferences]
+        else:
+            preferences = _label(plan, name, own, policy, training, [*source, *gathered])
+            pairs.append(_file(preferences, "pairs.jsonl"))
+            labelled.append(f"{name}/preferences")
+        judges = {"model": sft, "pairs": list(pairs)}
+        reward = plan.add(f"{name}/reward", REWARD, merge([config.reward, own.reward, judges]), labelled)
+        cost = plan.add(f"{name}/cost", COST, merge([config.cost, own.cost, judges]), labelled)
         wired = {
             "actor": policy,
             "reward": {"type": "model", "path": reward},
@@ -218,10 +223,8 @@ def _gather(plan: Plan, name: str, data: Data, attacks: Sequence[str]) -> tuple[
 
 
 def _label(plan: Plan, name: str, own: RoundConfig, policy: Path, prompts: Sources, after: Sequence[str]) -> Path:
-    """Answers of the newest policy, labelled; or the labels that people gave."""
+    """Answers of the newest policy, labelled."""
     config = plan.config
-    if own.preferences:
-        return own.preferences
     wired = {"policy": policy, "prompts": prompts, "name": name}
     responses = plan.add(f"{name}/responses", RESPOND, merge([config.respond, own.respond, wired]), after)
     asked = merge([config.simulate, own.simulate, {"responses": [responses]}])

@@ -3,11 +3,11 @@
 Left out: reading what is in the folder (`template`, `models`).
 """
 
-import re
 from pathlib import Path
 
 import httpx
 
+from equipoise.artefact import is_hub_name
 from equipoise.errors import ModelError
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -26,7 +26,7 @@ def model_folder(path: str | Path) -> Path:
     if folder.is_dir():
         return folder
     name = str(path)
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", name) or Path(name.split("/")[0]).exists():
+    if not is_hub_name(path):
         raise ModelError("There is no such model folder.", where=name, fix="Give a folder that holds config.json.")
     from huggingface_hub import snapshot_download
 

@@ -1,6 +1,7 @@
 """What goes wrong in RL without stopping it, said in words. Pure functions of the metrics so far; no torch."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 WINDOW = 20
 """Steps that an alarm looks back on."""
@@ -13,7 +14,7 @@ def alarms(history: Sequence[Metrics], ceiling: float, floor: float) -> list[str
     Each alarm fires on the step its condition becomes true, not on every step it holds.
 
     Args:
-        history: Metrics of the run, oldest first, at least the last WINDOW + 1 steps where there are as many.
+        history: Metrics of the run from its first step on, oldest first.
         ceiling: Largest λ.
         floor: Smallest λ.
     """
@@ -22,34 +23,41 @@ def alarms(history: Sequence[Metrics], ceiling: float, floor: float) -> list[str
 
 
 def _conditions(history: Sequence[Metrics], ceiling: float, floor: float) -> dict[str, str]:
-    if len(history) < WINDOW:
+    """Every condition that holds, by name."""
+    if not history:
         return {}
     recent, last = history[-WINDOW:], history[-1]
     found: dict[str, str] = {}
-    if all(m["lambda"] >= ceiling for m in recent):
+    first = fmean(m["response_length"] for m in history[:WINDOW])
+    if last["kl"] > max(10.0, first):  # 1 nat per token of the first responses
+        found["kl"] = (
+            f"the policy is {last['kl']:.3g} nats from its reference: raise kl_coef or lower the actor's lr"
+        )
+    if len(history) < WINDOW:
+        return found
+    cost, limit = fmean(m["mean_cost"] for m in recent), last["cost_limit"]
+    if floor < ceiling and all(m["lambda"] >= ceiling for m in recent) and cost > limit:
         found["ceiling"] = (
-            f"λ has been at its ceiling {ceiling:g} for {WINDOW} steps while the mean cost "
-            f"{last['mean_cost']:.3g} is above the limit {last['cost_limit']:.3g}: "
-            "the limit may be out of reach, or the ceiling too low"
+            f"λ has been at its ceiling {ceiling:g} for {WINDOW} steps while the mean cost {cost:.3g} is above "
+            f"the limit {limit:.3g}: the limit may be out of reach, or the ceiling too low"
         )
     if floor < ceiling and all(m["lambda"] <= floor for m in recent):
         found["floor"] = (
-            f"λ has been at its floor {floor:g} for {WINDOW} steps: the limit "
-            f"{last['cost_limit']:.3g} does not bind"
-        )
-    if last["kl"] > 10 * max(1.0, history[0]["response_length"] / 10):
-        found["kl"] = (
-            f"the policy is {last['kl']:.3g} nats from its reference: raise kl_coef or lower the actor's lr"
+            f"λ has been at its floor {floor:g} for {WINDOW} steps: the limit {limit:.3g} does not bind"
         )
     if all(m["repeated_share"] > 0.9 for m in recent):
         found["same"] = (
             "more than 90 % of the responses are the same text: the policy has collapsed, or only refuses"
         )
+    elif all(m["same_start_share"] > 0.9 for m in recent):
+        found["start"] = (
+            "more than 90 % of the responses start with the same three words: the policy may only refuse"
+        )
     if all(m["unfinished_share"] > 0.5 for m in recent):
         found["unfinished"] = (
             "more than half of the responses never end: raise max_new_tokens or unfinished_penalty"
         )
-    length, first = last["response_length"], history[0]["response_length"]
+    length = fmean(m["response_length"] for m in recent)
     if length > 2 * first or length < first / 2:
         found["length"] = f"response length drifted from {first:.3g} to {length:.3g} tokens"
     return found

@@ -6,12 +6,14 @@ ones removed, so a full disk or a kill leaves the previous one intact.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
@@ -52,9 +54,12 @@ def save_checkpoint(
         for role, optimizer in optimizers.items():
             save_file(_flatten(optimizer), temporary / f"{role}.optimizer.safetensors")
         write_json(temporary / STATE, dict(state))
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter is how a full disk looks through safetensors
         shutil.rmtree(temporary, ignore_errors=True)
         raise ArtefactError(
             "The checkpoint could not be written; older ones are untouched.",
@@ -74,16 +79,27 @@ def load_checkpoint(
 
     Returns:
         The loop's state, or None where there is no checkpoint.
+
+    Raises:
+        ArtefactError: The checkpoint is damaged.
     """
     found = _all(out)
     if not found:
         return None
     newest = found[-1]
-    for role, model in models.items():
-        load_model(model, newest / f"{role}.safetensors")
-    for role, optimizer in optimizers.items():
-        _unflatten(optimizer, load_file(newest / f"{role}.optimizer.safetensors"))
-    return cast("dict[str, Any]", json.loads((newest / STATE).read_text(encoding="utf-8")))
+    try:
+        for role, model in models.items():
+            load_model(model, newest / f"{role}.safetensors")
+        for role, optimizer in optimizers.items():
+            _unflatten(optimizer, load_file(newest / f"{role}.optimizer.safetensors"))
+        return cast("dict[str, Any]", json.loads((newest / STATE).read_text(encoding="utf-8")))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ArtefactError(
+            "The newest checkpoint cannot be read.",
+            where=str(newest),
+            why=str(error),
+            fix="Remove that folder: the run goes on from the checkpoint before it, or from the start.",
+        ) from error
 
 
 def drop_checkpoints(out: Path) -> None:
@@ -98,7 +114,7 @@ def _all(out: Path) -> list[Path]:
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}.{name}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        f"{index}.{name}": value.contiguous() if isinstance(value, torch.Tensor) else torch.tensor(value)
         for index, entries in state.items()
         for name, value in entries.items()
     }

@@ -37,7 +37,7 @@ class Hardware(Config):
         "auto", description="auto takes cuda, then mps, then cpu."
     )
     precision: Precision = Field(
-        "float32", description="Precision of weights and activations; scores stay float32."
+        "float32", description="Precision of networks; scores and the weights that are trained stay float32."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; unset leaves torch's choice.")
 
@@ -49,7 +49,10 @@ class TrainConfig(Config):
     seed: int = Field(42, ge=0, description="Seed of initialisation, data order, dropout and sampling.")
     max_length: int = Field(512, ge=8, description="Longest prompt plus response, in tokens.")
     micro_batch: int | None = Field(
-        None, ge=1, description="Sequences per forward pass; unset: the whole batch. Never changes the gradient."
+        None,
+        ge=1,
+        description="Sequences (of reward and cost models: labels) per forward pass; unset: the whole batch. "
+        "Never changes the gradient.",
     )
     hardware: Hardware = Field(Hardware(), description="Device, precision, threads.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
@@ -81,6 +84,9 @@ class ScoreModelConfig(TrainConfig):
     )
     template: str | None = Field(None, description="Named chat template for a backbone that has none.")
     epochs: float = Field(2, gt=0, description="Passes over the data.")
+    too_long: Literal["refuse", "drop"] = Field(
+        "refuse", description="Prompts that leave no room for a response: stop and name them, or leave them out."
+    )
     batch_size: int = Field(16, ge=1, description="Pairs per optimizer step, over all processes.")
     regularization: float = Field(1e-3, ge=0, description="μ: weight of the mean squared score.")
     held_out: float = Field(0.1, ge=0, lt=1, description="Share of prompts kept to measure accuracy.")
@@ -164,7 +170,10 @@ class PpoLagConfig(TrainConfig):
     cost_limit: float = Field(0.0, description="−d: expected cost must not exceed it. A mean over all prompts.")
     lam: LambdaControl = Field(DualAscent(), description="How λ moves.")
     sampling: Sampling = Field(Sampling(), description="How responses are sampled.")
-    max_prompt_length: int = Field(256, ge=1, description="Longest prompt in tokens; longer ones are refused.")
+    max_prompt_length: int = Field(256, ge=1, description="Longest prompt in tokens.")
+    too_long: Literal["refuse", "drop"] = Field(
+        "refuse", description="Longer prompts: stop and name them, or leave them out."
+    )
     epochs: float = Field(1, gt=0, description="Passes over the prompts; `steps` overrides it.")
     steps: int | None = Field(None, ge=1, description="Rollout batches in all; unset: from `epochs`.")
     batch_size: int = Field(16, ge=1, description="Prompts per rollout batch, over all processes.")
@@ -186,6 +195,8 @@ class PpoLagConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _is_runnable(self) -> Self:
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature 0 leaves nothing to learn from: one answer has probability 1")
         for role in ("reward", "cost"):
             if getattr(self, f"{role}_critic") is None and not isinstance(getattr(self, role), ModelScore):
                 raise ValueError(

@@ -26,27 +26,36 @@ from equipoise.data.source import input_paths
 from equipoise.records import Response
 from equipoise.rollout.config import GuardScore, ModelScore
 from equipoise.rollout.native import NativeSampler
-from equipoise.rollout.respond import to_responses
+from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout, by_length, part_of, rows, trim
 from equipoise.tokens.collate import collate_prompts, collate_sft
 from equipoise.tokens.template import end_id
-from equipoise.train.alarms import WINDOW, alarms
+from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings, PpoLagConfig
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
 from equipoise.train.ppo_validate import Best, export, keep_best, load_held_out, validate
-from equipoise.train.roles import Roles, load_roles
+from equipoise.train.processes import (
+    agreed,
+    begin,
+    end,
+    gather,
+    is_finished,
+    open_run,
+    process_sum,
+    process_sums,
+    shard,
+    synchronized,
+)
+from equipoise.train.roles import Roles, check_lengths, load_roles
 from equipoise.train.setup import (
     apply_gradients,
     batch_at,
-    begin,
     finite,
     learning_rate,
     make_optimizer,
     micro_batches,
-    process_sum,
-    shard,
     step_generator,
     stop_on_interrupt,
 )
@@ -90,14 +99,17 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         TrainingError: A loss or a score is not finite.
         KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
     """
-    build = artefact.start(config.out, "policy", config, _inputs(config))
+    accelerator = begin(config)
+    sources = () if is_finished(config) else config.prompts
+    prompts = [prompt for source in sources for prompt in load_prompts(source)]
+    build = open_run(accelerator, "policy", config, _inputs(config))
     if build.is_finished:
         return config.out
-    prompts = [prompt for source in config.prompts for prompt in load_prompts(source)]
-    accelerator = begin(config.hardware)
     roles = load_roles(config, accelerator.device)
     ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
-    held_out = load_held_out(config)
+    prompts = fitting_prompts(roles.tokenizer, prompts, config.max_prompt_length, config.too_long)
+    held_out = load_held_out(config, roles.tokenizer)
+    check_lengths(roles, [*prompts, *held_out], ptx, config)
     total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
     adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}
     state = resume(config, roles, adam)
@@ -110,6 +122,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         stop_on_interrupt() as stop,
     ):
         log.cut_back(state.step)
+        history = log.history(total)
         while state.step < total:
             step = state.step
             drawn = [prompts[i] for i in batch_at(len(prompts), config.batch_size, config.seed, step)]
@@ -131,7 +144,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             scored = score(responses, rollout, roles, config)
 
             # move λ: once per rollout batch, over all processes
-            state = move_lambda(state, accelerator.gather(scored.costs).tolist(), config)
+            state = move_lambda(state, gather(scored.costs.tolist(), accelerator), config)
 
             # advantages, update
             sums: Sums = {}
@@ -141,34 +154,41 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             for iteration in range(config.update_iters):
                 for i, piece in enumerate(pieces):
                     mask = piece.rollout.response_mask
-                    reward_values = critic_values(reward_critic, piece.rollout)
-                    cost_values = critic_values(cost_critic, piece.rollout)
-                    if iteration == 0:
-                        credits.append(assign_credit(piece, reward_values, cost_values, state.lam, config, sums))
-                    known = credits[i]
-                    log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
-                    actor_loss, moved = policy.actor_loss(
-                        log_probs, piece.rollout.log_probs, known.mixed, mask, config.clip_ratio, sequences
-                    )
-                    fit = {"denominator": sequences, "clip_range": config.clip_value}
-                    reward_critic_loss, _ = policy.value_loss(
-                        reward_values, known.reward_values, known.reward_returns, mask, **fit
-                    )
-                    cost_critic_loss, _ = policy.value_loss(
-                        cost_values, known.cost_values, known.cost_returns, mask, **fit
-                    )
-                    accelerator.backward(actor_loss + reward_critic_loss + cost_critic_loss)
+                    with synchronized(i == len(pieces) - 1, accelerator, *networks.values()):
+                        reward_values = critic_values(reward_critic, piece.rollout)
+                        cost_values = critic_values(cost_critic, piece.rollout)
+                        if iteration == 0:
+                            credits.append(
+                                assign_credit(piece, reward_values, cost_values, state.lam, config, sums)
+                            )
+                        known = credits[i]
+                        log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
+                        actor_loss, moved = policy.actor_loss(
+                            log_probs, piece.rollout.log_probs, known.mixed, mask, config.clip_ratio, sequences
+                        )
+                        fit = {"denominator": sequences, "clip_range": config.clip_value}
+                        reward_critic_loss, _ = policy.value_loss(
+                            reward_values, known.reward_values, known.reward_returns, mask, **fit
+                        )
+                        cost_critic_loss, _ = policy.value_loss(
+                            cost_values, known.cost_values, known.cost_returns, mask, **fit
+                        )
+                        accelerator.backward(actor_loss + reward_critic_loss + cost_critic_loss)
                     add(sums, actor_loss=actor_loss, reward_critic_loss=reward_critic_loss)
                     add(sums, cost_critic_loss=cost_critic_loss, clipped=moved.clipped, tokens=moved.tokens)
+                    add(sums, approx_kl=moved.approx_kl)
                 targets = process_sum(sum(len(e.ids) - e.target_from for e in my_ptx), accelerator)
-                for examples in micro_batches(my_ptx, config.micro_batch) if my_ptx else []:
+                ptx_parts = micro_batches(my_ptx, config.micro_batch) if my_ptx else []
+                for i, examples in enumerate(ptx_parts):
                     data = collate_sft(roles.tokenizer, examples).to(accelerator.device)
-                    ptx_loss, _ = policy.sft_loss(
-                        target_log_probs(actor, data), data.target_mask[:, 1:], targets / accelerator.num_processes
-                    )
-                    accelerator.backward(config.ptx_coef * ptx_loss)
+                    with synchronized(i == len(ptx_parts) - 1, accelerator, actor):
+                        log_probs = target_log_probs(actor, data)
+                        ptx_loss, _ = policy.sft_loss(
+                            log_probs, data.target_mask[:, 1:], targets / accelerator.num_processes
+                        )
+                        accelerator.backward(config.ptx_coef * ptx_loss)
                     add(sums, ptx_loss=ptx_loss)
-                check_finite(sums, scored, step, [prompt.id for prompt in drawn])
+                check_finite(sums, scored, step, [prompt.id for prompt in drawn], accelerator)
                 for role, network in networks.items():
                     settings = _settings(role, config)
                     lr = learning_rate(settings, step, total)
@@ -183,17 +203,22 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                 metrics |= found.metrics()
             log.log(state.step, metrics)
             log.sample(state.step, _samples(responses, scored))
-            for message in alarms(log.history(WINDOW + 1), *_bounds(config)):
+            accelerator.log(metrics, step=state.step)
+            history.append(metrics)
+            for message in alarms(history, *_bounds(config)):
                 log.warn(state.step, message)
+            stopping = agreed(stop, accelerator)
             due = state.step % config.checkpoint_every == 0 and state.step < total
-            if (stop.asked or due) and accelerator.is_main_process:
+            if (stopping or due) and accelerator.is_main_process:
                 save_checkpoint(config.out, asdict(state), roles.trained(), adam, kept=config.checkpoints_kept)
-            if stop.asked:
+            if stopping:
+                end(accelerator)
                 raise KeyboardInterrupt
-    facts = export(roles, state.best, config, accelerator)
     if accelerator.is_main_process:
+        facts = export(roles, state.best, config)
         drop_checkpoints(config.out)
         artefact.finish(build, {**facts, "steps": total, "lambda": state.lam, "prompts": len(prompts)})
+    end(accelerator)
     return config.out
 
 
@@ -267,15 +292,17 @@ def assign_credit(
     )
 
 
-def check_finite(sums: Sums, scored: ScoredRollout, step: int, prompt_ids: Sequence[str]) -> None:
-    """Stop before an optimizer step would spread a NaN.
+def check_finite(
+    sums: Sums, scored: ScoredRollout, step: int, prompt_ids: Sequence[str], accelerator: Accelerator
+) -> None:
+    """Stop all processes before an optimizer step would spread a NaN.
 
     Raises:
         TrainingError: Names what is not finite and the prompts of the batch.
     """
-    scores = {"the rewards": float(scored.rewards.sum()), "the costs": float(scored.costs.sum())}
-    for name, value in {**scores, **{f"the {key}": value for key, value in sums.items()}}.items():
-        finite(value, name, step, prompt_ids)
+    scores = {"rewards": float(scored.rewards.sum()), "costs": float(scored.costs.sum())}
+    for key, value in process_sums({**scores, **sums}, accelerator).items():
+        finite(value, f"the sum of {key}", step, prompt_ids)
 
 
 def summarise(
@@ -296,16 +323,18 @@ def summarise(
         "kl": float(masked_sum(kl, mask)),
         "response_length": float(mask.sum()),
         "unfinished_share": float((~scored.rollout.finished).sum()),
-        "repeated_share": float(Counter(r.text for r in responses).most_common(1)[0][1]),
+        "repeated_share": _most_common([r.text for r in responses]),
+        "same_start_share": _most_common([" ".join(r.text.split()[:3]) for r in responses]),
     }
-    means = {key: process_sum(value, accelerator) / config.batch_size for key, value in totals.items()}
-    passes = {key: process_sum(value, accelerator) for key, value in sums.items()}
+    means = {key: value / config.batch_size for key, value in process_sums(totals, accelerator).items()}
+    passes = process_sums(sums, accelerator)
     return {
         "lambda": state.lam,
         "cost_limit": config.cost_limit,
         **means,
         **{key: passes[key] / config.update_iters / accelerator.num_processes for key in LOSSES if key in passes},
         "clipped_share": passes["clipped"] / passes["tokens"],
+        "approx_kl": passes["approx_kl"] / passes["tokens"],
         "clamped_share": passes["clamped"] * config.update_iters / passes["tokens"],
     }
 
@@ -323,6 +352,11 @@ def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
 def _bounds(config: PpoLagConfig) -> tuple[float, float]:
     """Ceiling and floor of λ; a constant λ has no bounds to be pinned at."""
     return (config.lam.ceiling, config.lam.floor) if isinstance(config.lam, DualAscent) else (math.inf, -math.inf)
+
+
+def _most_common(texts: Sequence[str]) -> float:
+    """How often the most frequent text occurs."""
+    return float(Counter(texts).most_common(1)[0][1])
 
 
 def _samples(responses: Sequence[Response], scored: ScoredRollout) -> list[dict[str, Any]]:

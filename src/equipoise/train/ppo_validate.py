@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from equipoise.artefact import CHECKPOINTS
 from equipoise.data.load import load_prompts
-from equipoise.models.backbone import save_policy
+from equipoise.models.backbone import replace_files, save_policy
 from equipoise.records import Prompt, Response
 from equipoise.rollout.native import NativeSampler
-from equipoise.rollout.respond import to_responses
+from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.tokens.collate import collate_prompts
 from equipoise.train.config import PpoLagConfig
+from equipoise.train.processes import process_sums, shard
 from equipoise.train.roles import Roles
-from equipoise.train.setup import batch_at, process_sum, shard, step_generator
+from equipoise.train.setup import batch_at, step_generator
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Best:
 class Validated:
     """Means over the held-out prompts."""
 
-    mean_reward: float
+    mean_reward: float  # less the penalty of responses that never end, as in training
     mean_cost: float
     unsafe_share: float
 
@@ -46,11 +48,12 @@ class Validated:
         return {f"validation_{name}": value for name, value in vars(self).items()}
 
 
-def load_held_out(config: PpoLagConfig) -> list[Prompt]:
+def load_held_out(config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The held-out prompts of a run: always the same ones, evenly drawn from the files."""
     if config.validation is None:
         return []
     prompts = [prompt for source in config.validation.prompts for prompt in load_prompts(source)]
+    prompts = fitting_prompts(tokenizer, prompts, config.max_prompt_length, config.too_long)
     count = min(config.validation.limit, len(prompts))
     return [prompts[i] for i in batch_at(len(prompts), count, config.seed, 0)]
 
@@ -68,13 +71,13 @@ def validate(
         batch = collate_prompts(roles.tokenizer, [p.messages for p in part], config.max_prompt_length).batch
         rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
         responses += to_responses(part, rollout, roles.tokenizer)
-    rewards, costs = roles.reward.score(responses), roles.cost.score(responses)
-    count = len(prompts)
-    return Validated(
-        mean_reward=process_sum(sum(rewards), accelerator) / count,
-        mean_cost=process_sum(sum(costs), accelerator) / count,
-        unsafe_share=process_sum(sum(cost > 0 for cost in costs), accelerator) / count,
-    )
+    costs, unfinished = roles.cost.score(responses), sum(not response.finished for response in responses)
+    totals = {
+        "mean_reward": sum(roles.reward.score(responses)) - config.unfinished_penalty * unfinished,
+        "mean_cost": sum(costs),
+        "unsafe_share": sum(cost > 0 for cost in costs),
+    }
+    return Validated(**{key: value / len(prompts) for key, value in process_sums(totals, accelerator).items()})
 
 
 def keep_best(
@@ -89,18 +92,18 @@ def keep_best(
     return Best(step, found.mean_reward, found.mean_cost)
 
 
-def export(roles: Roles, best: Best | None, config: PpoLagConfig, accelerator: Accelerator) -> dict[str, Any]:
-    """Put the resulting policy into the run's directory.
+def export(roles: Roles, best: Best | None, config: PpoLagConfig) -> dict[str, Any]:
+    """Put the resulting policy into the run's directory; the main process does.
 
     Returns:
         Facts for the manifest: which step it is from, and whether it met the limit on held-out prompts.
     """
     chosen = best if config.keep == "best_feasible" else None
-    if accelerator.is_main_process:
-        if chosen is None:
-            save_policy(roles.actor, roles.tokenizer, config.out)
-        else:
-            shutil.copytree(config.out / CHECKPOINTS / "best", config.out, dirs_exist_ok=True)
+    if chosen is None:
+        save_policy(roles.actor, roles.tokenizer, config.out)
+    else:
+        saved = config.out / CHECKPOINTS / "best"
+        replace_files(config.out, lambda folder: shutil.copytree(saved, folder, dirs_exist_ok=True))
     if config.validation is None:
         return {"kept": "last"}
     if best is None:

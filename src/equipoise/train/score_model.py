@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -19,27 +20,39 @@ from equipoise.data.load import load_pairs, load_safety_labels
 from equipoise.data.source import input_paths
 from equipoise.data.split import prompt_position
 from equipoise.errors import DataError
+from equipoise.models.backbone import check_fit
 from equipoise.models.devices import pick_dtype
 from equipoise.models.score_head import HeadSettings, Scorer, save_scorer, scorer_from
 from equipoise.records import PreferencePair, Prompt, SafetyLabel
+from equipoise.rollout.respond import fitting_prompts
 from equipoise.runlog import RunLog
 from equipoise.stats import wilson
 from equipoise.tokens.batches import CostBatch, RewardBatch
 from equipoise.tokens.collate import Collated, collate_costs, collate_rewards
-from equipoise.tokens.template import load_tokenizer
+from equipoise.tokens.template import load_tokenizer, many_prompt_ids, many_response_ids
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig
+from equipoise.train.processes import (
+    agreed,
+    begin,
+    end,
+    is_finished,
+    open_run,
+    process_sum,
+    process_sums,
+    seed_dropout,
+    shard,
+    share,
+    synchronized,
+    whole_batches,
+)
 from equipoise.train.setup import (
     apply_gradients,
-    begin,
     finite,
     learning_rate,
     length_sorted_batches,
     make_optimizer,
     micro_batches,
-    process_sum,
-    seed_step,
-    shard,
     stop_on_interrupt,
 )
 
@@ -58,8 +71,12 @@ class Group(NamedTuple):
     @property
     def length(self) -> int:
         """Characters of the prompt and its longest response, to put groups of like length together."""
-        texts = [text for pair in self.pairs for text in pair.responses] + [x.response for x in self.labels]
-        return sum(len(m.content) for m in self.prompt.messages) + max(len(text) for text in texts)
+        return sum(len(m.content) for m in self.prompt.messages) + max(len(text) for text in self.texts)
+
+    @property
+    def texts(self) -> set[str]:
+        """The distinct responses."""
+        return {text for pair in self.pairs for text in pair.responses} | {label.response for label in self.labels}
 
     @property
     def prompt(self) -> Prompt:
@@ -80,37 +97,27 @@ class Kind(NamedTuple):
     """What tells a reward model from a cost model."""
 
     name: Literal["reward", "cost"]
+    load: Callable[[Any], list[Group]]
     collate: Callable[[PreTrainedTokenizerBase, Sequence[Group], int], Collated[Any]]
     loss: Callable[[Tensor, Any, float, float], tuple[Tensor, Counts]]
 
 
 def train_reward(config: RewardConfig) -> Path:
     """Train a reward model on helpfulness preferences; see `train_scorer`."""
-    pairs = [pair for source in config.pairs for pair in load_pairs(source, need="helpfulness")]
-    labelled = [pair for pair in pairs if pair.more_helpful is not None]
-    return train_scorer(config, REWARD, by_prompt(labelled, []))
+    return train_scorer(config, REWARD)
 
 
 def train_cost(config: CostConfig) -> Path:
-    """Train a cost model on harm preferences and safety labels; see `train_scorer`.
-
-    A pair without a harm preference still gives its safety labels.
-    """
-    pairs = [pair for source in config.pairs for pair in load_pairs(source, need="safety")]
-    ranked = [pair for pair in pairs if pair.safer is not None and None not in pair.is_safe]
-    unranked = [pair for pair in pairs if pair.safer is None or None in pair.is_safe]
-    labels = [label for pair in unranked for label in _labels_of(pair)]
-    labels += [label for source in config.labels for label in load_safety_labels(source)]
-    return train_scorer(config, COST, by_prompt(ranked, labels))
+    """Train a cost model on harm preferences and safety labels; see `train_scorer`."""
+    return train_scorer(config, COST)
 
 
-def train_scorer(config: ScoreModelConfig, kind: Kind, groups: Sequence[Group]) -> Path:
-    """Train a backbone with a score head.
+def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
+    """Train a backbone with a score head; a share of the prompts is held out to measure accuracy.
 
     Args:
         config: Settings; `out` becomes a scorer directory (AutoModel layout and one head tensor).
         kind: Which labels, which loss.
-        groups: All labels, by prompt; a share of the prompts is held out to measure accuracy.
 
     Returns:
         `config.out`.
@@ -118,17 +125,19 @@ def train_scorer(config: ScoreModelConfig, kind: Kind, groups: Sequence[Group]) 
     Raises:
         DataError, ModelError, ConfigError: Bad input, before the first step.
         TrainingError: The loss is not finite.
+        KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
     """
-    build = artefact.start(config.out, kind.name, config, _inputs(config))
+    accelerator = begin(config)
+    groups = [] if is_finished(config) else kind.load(config)
+    build = open_run(accelerator, kind.name, config, _inputs(config))
     if build.is_finished:
         return config.out
-    accelerator = begin(config.hardware)
     tokenizer = load_tokenizer(config.model, template=config.template)
-    train = [g for g in groups if prompt_position(g.prompt.id, config.seed) >= config.held_out]
-    held_out = [g for g in groups if prompt_position(g.prompt.id, config.seed) < config.held_out]
-    _check(train, config)
+    fitting = _fitting(groups, tokenizer, config)
+    train, held_out = _split(fitting, config)
+    survey = _survey(tokenizer, (*train, *held_out), config.max_length)
     lengths, size = tuple(group.length for group in train), _groups_per_batch(train, config.batch_size)
-    per_epoch = len(length_sorted_batches(lengths, size, config.seed, 0))
+    per_epoch = len(_batches(lengths, size, config.seed, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
     network = scorer_from(
         config.model,
@@ -137,6 +146,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind, groups: Sequence[Group]) 
         dtype=pick_dtype(config.hardware.precision, accelerator.device),
         device=accelerator.device,
     )
+    check_fit(network.backbone, tokenizer, survey.longest)
     adam = make_optimizer(network, config.optimizer)
     state = load_checkpoint(config.out, {kind.name: network}, {kind.name: adam}) or {"step": 0}
     model, optimizer = accelerator.prepare(network, adam)
@@ -146,26 +156,32 @@ def train_scorer(config: ScoreModelConfig, kind: Kind, groups: Sequence[Group]) 
     ):
         log.cut_back(state["step"])
         for step in range(state["step"], total):
-            seed_step(config.seed, step)
+            seed_dropout(config.seed, step, accelerator)
             model.train()
             epoch, position = divmod(step, per_epoch)
-            batch = length_sorted_batches(lengths, size, config.seed, epoch)[position]
+            batch = _batches(lengths, size, config.seed, epoch, accelerator)[position]
             mine = shard([train[i] for i in batch], accelerator)
             terms = process_sum(sum(group.terms for group in mine), accelerator)
-            total_loss, counts = 0.0, Counts()
-            for part in micro_batches(mine, _groups_per_batch(mine, config.micro_batch)):
+            sums = dict.fromkeys(("loss", *Counts._fields), 0.0)
+            parts = micro_batches(mine, _groups_per_batch(mine, config.micro_batch))
+            for number, part in enumerate(parts, start=1):
                 data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
-                scores = model(data.responses.input_ids, data.responses.attention_mask)
-                loss, found = kind.loss(scores, data, config.regularization, terms / accelerator.num_processes)
-                accelerator.backward(loss)
-                total_loss += float(loss.detach()) / accelerator.num_processes
-                counts = Counts(*(a + b for a, b in zip(counts, found, strict=True)))
-            loss_now = finite(process_sum(total_loss, accelerator), f"the {kind.name} loss", step, batch)
+                with synchronized(number == len(parts), accelerator, model):
+                    scores = model(data.responses.input_ids, data.responses.attention_mask)
+                    loss, found = kind.loss(scores, data, config.regularization, terms / accelerator.num_processes)
+                    accelerator.backward(loss)
+                for name, value in (("loss", float(loss.detach())), *found._asdict().items()):
+                    sums[name] += value
+            sums = process_sums(sums, accelerator)
+            loss_now = finite(sums.pop("loss") / accelerator.num_processes, f"the {kind.name} loss", step, batch)
             lr = learning_rate(config.optimizer, step, total)
             norm = apply_gradients(model, optimizer, config.optimizer, lr)
-            counts = Counts(*(process_sum(count, accelerator) for count in counts))
-            log.log(step + 1, {"loss": loss_now, **_accuracies(counts), "grad_norm": float(norm), "lr": lr})
-            if stop.asked or ((step + 1) % config.checkpoint_every == 0 and step + 1 < total):
+            metrics = {"loss": loss_now, **_accuracies(Counts(**sums)), "grad_norm": float(norm), "lr": lr}
+            log.log(step + 1, metrics)
+            accelerator.log(metrics, step=step + 1)
+            stopping = agreed(stop, accelerator)
+            due = (step + 1) % config.checkpoint_every == 0 and step + 1 < total
+            if (stopping or due) and accelerator.is_main_process:
                 save_checkpoint(
                     config.out,
                     {"step": step + 1},
@@ -173,14 +189,30 @@ def train_scorer(config: ScoreModelConfig, kind: Kind, groups: Sequence[Group]) 
                     {kind.name: adam},
                     kept=config.checkpoints_kept,
                 )
-            if stop.asked:
+            if stopping:
+                end(accelerator)
                 raise KeyboardInterrupt
-    save_scorer(network, tokenizer, config.out, HeadSettings(kind.name, config.pooling))
     facts = {"steps": total, "prompts": len(train), "pairs": sum(len(group.pairs) for group in train)}
-    accuracy = accuracy_facts(network, tokenizer, kind, held_out, config)
-    drop_checkpoints(config.out)
-    artefact.finish(build, {**facts, **accuracy})
+    facts |= {"labels": sum(len(group.labels) for group in train), "cut_responses": survey.cut}
+    facts["dropped_prompts"] = len(groups) - len(fitting)
+    accuracy = accuracy_facts(network, tokenizer, kind, held_out, config, accelerator)
+    if accelerator.is_main_process:
+        save_scorer(network, tokenizer, config.out, HeadSettings(kind.name, config.pooling))
+        drop_checkpoints(config.out)
+        artefact.finish(build, {**facts, **accuracy})
+    end(accelerator)
     return config.out
+
+
+def load_reward_groups(config: RewardConfig) -> list[Group]:
+    """Pairs with a helpfulness label."""
+    return by_prompt([pair for source in config.pairs for pair in load_pairs(source, need="helpfulness")], [])
+
+
+def load_cost_groups(config: CostConfig) -> list[Group]:
+    """Pairs with a harm preference and both safety labels, and single safety labels."""
+    pairs = [pair for source in config.pairs for pair in load_pairs(source, need="safety")]
+    return by_prompt(pairs, [label for source in config.labels for label in load_safety_labels(source)])
 
 
 def by_prompt(pairs: Sequence[PreferencePair], labels: Sequence[SafetyLabel]) -> list[Group]:
@@ -200,16 +232,17 @@ def accuracy_facts(
     kind: Kind,
     groups: Sequence[Group],
     config: ScoreModelConfig,
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Ranking and safety accuracy with Wilson intervals on prompts never trained on; absent where nothing asks."""
     model.eval()
-    device = next(model.parameters()).device
-    counts = Counts()
-    for part in micro_batches(groups, _groups_per_batch(groups, 4 * config.batch_size) if groups else None):
-        if part:
-            data = kind.collate(tokenizer, part, config.max_length).batch.to(device)
-            found = kind.loss(model(data.responses.input_ids, data.responses.attention_mask), data, 0.0, 1.0)[1]
-            counts = Counts(*(a + b for a, b in zip(counts, found, strict=True)))
+    sums = dict.fromkeys(Counts._fields, 0.0)
+    mine = share(groups, accelerator)
+    for part in micro_batches(mine, _groups_per_batch(mine, 4 * config.batch_size)) if mine else []:
+        data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
+        found = kind.loss(model(data.responses.input_ids, data.responses.attention_mask), data, 0.0, 1.0)[1]
+        sums = {name: value + found._asdict()[name] for name, value in sums.items()}
+    counts = Counts(**process_sums(sums, accelerator))
     facts: dict[str, Any] = {"held_out_prompts": len(groups)}
     if counts.pairs:
         facts["ranking_accuracy"] = wilson(int(counts.ranked), int(counts.pairs), of="pairs").model_dump()
@@ -246,17 +279,8 @@ def _cost_loss(scores: Tensor, batch: CostBatch, mu: float, denominator: float) 
     )
 
 
-REWARD = Kind("reward", _collate_reward, _reward_loss)
-COST = Kind("cost", _collate_cost, _cost_loss)
-
-
-def _labels_of(pair: PreferencePair) -> list[SafetyLabel]:
-    sides = zip(pair.responses, pair.is_safe, strict=True)
-    return [
-        SafetyLabel(prompt=pair.prompt, response=text, is_safe=is_safe)
-        for text, is_safe in sides
-        if is_safe is not None
-    ]
+REWARD = Kind("reward", load_reward_groups, _collate_reward, _reward_loss)
+COST = Kind("cost", load_cost_groups, _collate_cost, _cost_loss)
 
 
 def _accuracies(counts: Counts) -> dict[str, float]:
@@ -279,11 +303,51 @@ def _inputs(config: ScoreModelConfig) -> dict[str, Path]:
     return {"model": config.model, **input_paths(config.pairs, "pairs"), **input_paths(labels, "labels")}
 
 
-def _check(groups: Sequence[Group], config: ScoreModelConfig) -> None:
-    if not groups:
+def _fitting(
+    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, config: ScoreModelConfig
+) -> Sequence[Group]:
+    """The groups whose prompt leaves room for one token of a response and the end of the turn."""
+    prompts = fitting_prompts(tokenizer, [g.prompt for g in groups], config.max_length - 2, config.too_long)
+    fits = {prompt.id for prompt in prompts}
+    return [group for group in groups if group.prompt.id in fits]
+
+
+def _split(groups: Sequence[Group], config: ScoreModelConfig) -> tuple[list[Group], list[Group]]:
+    """Training and held-out prompts."""
+    train: list[Group] = []
+    held_out: list[Group] = []
+    for group in groups:
+        (held_out if prompt_position(group.prompt.id, config.seed) < config.held_out else train).append(group)
+    if not train:
         raise DataError(
             "No labelled prompt is left to train on.",
             where=", ".join(source.path for source in config.pairs),
             why=f"every label is missing, dropped by policy, or held out (held_out = {config.held_out})",
             fix="Look at the files with `equipoise data check`; lower held_out.",
         )
+    return train, held_out
+
+
+def _batches(
+    lengths: tuple[int, ...], size: int, seed: int, epoch: int, accelerator: Accelerator
+) -> Sequence[Sequence[int]]:
+    return whole_batches(length_sorted_batches(lengths, size, seed, epoch), accelerator)
+
+
+class Survey(NamedTuple):
+    """What the data need, known before a model loads."""
+
+    longest: int  # tokens of the longest conversation, once cut
+    cut: int  # responses that lose their tail
+
+
+def _survey(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Survey:
+    """Tokenize everything once; every prompt leaves room for a response."""
+    prompts = many_prompt_ids(tokenizer, [group.prompt.messages for group in groups])
+    longest = cut = 0
+    for group, prompt in zip(groups, prompts, strict=True):
+        room = max_length - len(prompt) - 1
+        needed = [len(ids) for ids in many_response_ids(tokenizer, list(group.texts))]
+        cut += sum(length > room for length in needed)
+        longest = max(longest, len(prompt) + 1 + min(room, max(needed)))
+    return Survey(longest, cut)

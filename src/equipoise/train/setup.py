@@ -1,48 +1,73 @@
-"""What every loop needs before its first step: processes, optimizers, learning rates, data order, interruption.
+"""What every loop needs: optimizers, learning rates, data order, interruption.
 
 Learning rate, data order and random numbers are functions of (seed, step), so a resumed run needs none of them
-saved. Left out: checkpoints (`checkpoint`) and everything a loop decides for itself.
+saved. Left out: checkpoints (`checkpoint`), several processes (`processes`), and what a loop decides for itself.
 """
 
 import math
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.optim import AdamW
 
-from equipoise.errors import ConfigError, TrainingError
-from equipoise.models.devices import pick_device
-from equipoise.train.config import Hardware, OptimizerSettings
+from equipoise.errors import TrainingError
+from equipoise.train.config import OptimizerSettings
 
 T = TypeVar("T")
 _PRIME = 1_000_003
 
 
-def begin(hardware: Hardware) -> Accelerator:
-    """Join the other processes, if any, and set the number of CPU threads."""
-    if hardware.threads is not None:
-        torch.set_num_threads(hardware.threads)
-    device = pick_device(hardware.device)
-    return Accelerator(cpu=device.type == "cpu")
-
-
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
-    """AdamW over the trainable parameters; matrices decay, vectors (biases, norms) do not."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    """AdamW over the trainable parameters; matrices decay, vectors (biases, norms) do not.
+
+    Of weights below float32 it trains a float32 copy: the steps of RL are smaller than the distance between
+    neighbouring bfloat16 numbers, and would be lost one by one.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    copies = {p: nn.Parameter(p.detach().float()) for p in trained if p.dtype in (torch.bfloat16, torch.float16)}
+    weights = [copies.get(p, p) for p in trained]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=settings.lr, betas=settings.betas)
+    optimizer = AdamW(groups, lr=settings.lr, betas=settings.betas)
+    if copies:
+        _train_copies(optimizer, copies)
+    return optimizer
+
+
+def _train_copies(optimizer: AdamW, copies: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    """Carry gradients to the copies before a step and weights back after it; the copies are part of its state."""
+
+    def take_gradients(*_: Any) -> None:
+        for low, full in copies.items():
+            full.grad = None if low.grad is None else low.grad.float()
+            low.grad = None
+
+    @torch.no_grad()
+    def give_weights(*_: Any) -> None:
+        for low, full in copies.items():
+            if full.grad is not None:
+                low.copy_(full)
+                optimizer.state[full]["weight"] = full.detach()
+
+    @torch.no_grad()
+    def restore(_: torch.optim.Optimizer) -> None:
+        for full in copies.values():
+            if "weight" in optimizer.state[full]:
+                full.copy_(optimizer.state[full]["weight"])
+
+    optimizer.register_step_pre_hook(take_gradients)
+    optimizer.register_step_post_hook(give_weights)
+    optimizer.register_load_state_dict_post_hook(restore)
 
 
 def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
@@ -74,11 +99,6 @@ def apply_gradients(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm.detach()
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Seed dropout for one step."""
-    torch.manual_seed((seed * _PRIME + step) % 2**63)
 
 
 def step_generator(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
@@ -115,28 +135,6 @@ def length_sorted_batches(
         near = sorted(order[start : start + window], key=lambda i: lengths[i])
         batches += [tuple(near[i : i + size]) for i in range(0, len(near), size)]
     return tuple(batches[i] for i in shuffled(len(batches), seed, epoch))
-
-
-def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
-    """The share of a batch that falls to this process.
-
-    Raises:
-        ConfigError: There are fewer items than processes.
-    """
-    if len(items) < accelerator.num_processes:
-        raise ConfigError(
-            f"A batch of {len(items)} cannot be split over {accelerator.num_processes} processes.",
-            fix="Raise batch_size, or use fewer processes.",
-        )
-    return list(items[accelerator.process_index :: accelerator.num_processes])
-
-
-def process_sum(value: float, accelerator: Accelerator) -> float:
-    """The sum of a number over all processes."""
-    if accelerator.num_processes == 1:
-        return value
-    total = accelerator.reduce(torch.tensor(value, device=accelerator.device, dtype=torch.float64), "sum")
-    return float(total)
 
 
 def finite(value: float, name: str, step: int, batch: Sequence[object]) -> float:

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from equipoise import artefact
-from equipoise.algos.policy import SftStats, sft_loss
+from equipoise.algos.policy import sft_loss
 from equipoise.data.load import load_demonstrations
 from equipoise.data.source import DataSource, input_paths
 from equipoise.data.split import split_by_prompt
-from equipoise.models.backbone import load_causal_lm, save_policy
+from equipoise.errors import DataError
+from equipoise.models.backbone import check_fit, load_causal_lm, save_policy
 from equipoise.models.devices import pick_dtype
 from equipoise.records import Demonstration
 from equipoise.runlog import RunLog
@@ -25,17 +27,27 @@ from equipoise.tokens.template import load_tokenizer
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import SftConfig
 from equipoise.train.forward import target_log_probs
+from equipoise.train.processes import (
+    agreed,
+    begin,
+    end,
+    is_finished,
+    open_run,
+    process_sum,
+    process_sums,
+    seed_dropout,
+    shard,
+    share,
+    synchronized,
+    whole_batches,
+)
 from equipoise.train.setup import (
     apply_gradients,
-    begin,
     finite,
     learning_rate,
     length_sorted_batches,
     make_optimizer,
     micro_batches,
-    process_sum,
-    seed_step,
-    shard,
     stop_on_interrupt,
 )
 
@@ -53,23 +65,21 @@ def train_sft(config: SftConfig) -> Path:
         DataError, ModelError, ConfigError: Bad input, before the first step.
         TrainingError: The loss is not finite.
     """
-    build = artefact.start(
-        config.out,
-        "policy",
-        config,
-        {"model": config.model, **input_paths(config.demonstrations, "demonstrations")},
-    )
+    accelerator = begin(config)
+    records = [] if is_finished(config) else _load(config.demonstrations)
+    inputs = {"model": config.model, **input_paths(config.demonstrations, "demonstrations")}
+    build = open_run(accelerator, "policy", config, inputs)
     if build.is_finished:
         return config.out
-    accelerator = begin(config.hardware)
     tokenizer = load_tokenizer(config.model, template=config.template)
-    train, held_out = _load_split(config, tokenizer)
+    train, held_out = _split(records, tokenizer, config)
     lengths = tuple(len(example.ids) for example in train)
-    per_epoch = len(length_sorted_batches(lengths, config.batch_size, config.seed, 0))
+    per_epoch = len(_batches(lengths, config, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
     network = load_causal_lm(
         config.model, dtype=pick_dtype(config.hardware.precision, accelerator.device), device=accelerator.device
     )
+    check_fit(network, tokenizer, max(len(example.ids) for example in (*train, *held_out)))
     adam = make_optimizer(network, config.optimizer)
     state = load_checkpoint(config.out, {"policy": network}, {"policy": adam}) or {"step": 0}
     model, optimizer = accelerator.prepare(network, adam)
@@ -79,25 +89,30 @@ def train_sft(config: SftConfig) -> Path:
     ):
         log.cut_back(state["step"])
         for step in range(state["step"], total):
-            seed_step(config.seed, step)
+            seed_dropout(config.seed, step, accelerator)
             epoch, position = divmod(step, per_epoch)
-            batch = length_sorted_batches(lengths, config.batch_size, config.seed, epoch)[position]
+            batch = _batches(lengths, config, epoch, accelerator)[position]
             mine = shard([train[i] for i in batch], accelerator)
             targets = process_sum(sum(len(e.ids) - e.target_from for e in mine), accelerator)
             model.train()
             nll = 0.0
-            for part in micro_batches(mine, config.micro_batch):
+            parts = micro_batches(mine, config.micro_batch)
+            for number, part in enumerate(parts, start=1):
                 data = collate_sft(tokenizer, part).to(accelerator.device)
-                loss, stats = sft_loss(
-                    target_log_probs(model, data), data.target_mask[:, 1:], targets / accelerator.num_processes
-                )
-                accelerator.backward(loss)
+                with synchronized(number == len(parts), accelerator, model):
+                    log_probs = target_log_probs(model, data)
+                    loss, stats = sft_loss(log_probs, data.target_mask[:, 1:], targets / accelerator.num_processes)
+                    accelerator.backward(loss)
                 nll += float(stats.nll)
             lr = learning_rate(config.optimizer, step, total)
             loss_now = finite(process_sum(nll, accelerator) / targets, "the SFT loss", step, batch)
             norm = apply_gradients(model, optimizer, config.optimizer, lr)
-            log.log(step + 1, {"loss": loss_now, "grad_norm": float(norm), "lr": lr})
-            if stop.asked or ((step + 1) % config.checkpoint_every == 0 and step + 1 < total):
+            metrics = {"loss": loss_now, "grad_norm": float(norm), "lr": lr}
+            log.log(step + 1, metrics)
+            accelerator.log(metrics, step=step + 1)
+            stopping = agreed(stop, accelerator)
+            due = (step + 1) % config.checkpoint_every == 0 and step + 1 < total
+            if (stopping or due) and accelerator.is_main_process:
                 save_checkpoint(
                     config.out,
                     {"step": step + 1},
@@ -105,12 +120,16 @@ def train_sft(config: SftConfig) -> Path:
                     {"policy": adam},
                     kept=config.checkpoints_kept,
                 )
-            if stop.asked:
+            if stopping:
+                end(accelerator)
                 raise KeyboardInterrupt
-    save_policy(network, tokenizer, config.out)
-    facts = {"steps": total, "examples": len(train), **_held_out_facts(network, tokenizer, held_out, config)}
-    drop_checkpoints(config.out)
-    artefact.finish(build, facts)
+    facts = {"steps": total, "examples": len(train), "cut_examples": sum(example.cut for example in train)}
+    perplexity = _held_out_facts(network, tokenizer, held_out, config, accelerator)
+    if accelerator.is_main_process:
+        save_policy(network, tokenizer, config.out)
+        drop_checkpoints(config.out)
+        artefact.finish(build, {**facts, **perplexity})
+    end(accelerator)
     return config.out
 
 
@@ -118,7 +137,11 @@ def load_examples(
     sources: Sequence[DataSource], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Example]:
     """Every assistant turn of some files of demonstrations, as tokens."""
-    return _examples([d for source in sources for d in load_demonstrations(source)], tokenizer, max_length)
+    return _examples(_load(sources), tokenizer, max_length)
+
+
+def _load(sources: Sequence[DataSource]) -> list[Demonstration]:
+    return [demonstration for source in sources for demonstration in load_demonstrations(source)]
 
 
 def _examples(
@@ -127,24 +150,43 @@ def _examples(
     return [example for d in demonstrations for example in sft_examples(tokenizer, d, max_length)]
 
 
-def _load_split(config: SftConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], list[Example]]:
-    records = [d for source in config.demonstrations for d in load_demonstrations(source)]
+def _split(
+    records: Sequence[Demonstration], tokenizer: PreTrainedTokenizerBase, config: SftConfig
+) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples."""
     train, held_out = split_by_prompt(records, config.held_out, config.seed)
+    if not train:
+        raise DataError(
+            "No demonstration is left to train on.",
+            where=", ".join(source.path for source in config.demonstrations),
+            why=f"all {len(records)} were held out (held_out = {config.held_out})",
+            fix="Lower held_out, or bring more demonstrations.",
+        )
     return _examples(train, tokenizer, config.max_length), _examples(held_out, tokenizer, config.max_length)
+
+
+def _batches(
+    lengths: tuple[int, ...], config: SftConfig, epoch: int, accelerator: Accelerator
+) -> Sequence[Sequence[int]]:
+    return whole_batches(length_sorted_batches(lengths, config.batch_size, config.seed, epoch), accelerator)
 
 
 @torch.no_grad()
 def _held_out_facts(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], config: SftConfig
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    config: SftConfig,
+    accelerator: Accelerator,
 ) -> dict[str, float | int]:
     """Perplexity per target token on prompts never trained on."""
     if not examples:
         return {"held_out_examples": 0}
     model.eval()
-    device = next(model.parameters()).device
-    sums: list[SftStats] = []
-    for part in micro_batches(examples, config.micro_batch or config.batch_size):
-        data = collate_sft(tokenizer, part).to(device)
-        sums.append(sft_loss(target_log_probs(model, data), data.target_mask[:, 1:], 1.0)[1])
-    tokens, nll = (sum(float(stats[i]) for stats in sums) for i in (0, 1))
-    return {"held_out_examples": len(examples), "held_out_perplexity": math.exp(nll / tokens)}
+    sums = {"tokens": 0.0, "nll": 0.0}
+    for part in micro_batches(share(examples, accelerator), config.micro_batch or config.batch_size):
+        data = collate_sft(tokenizer, part).to(accelerator.device)
+        _, stats = sft_loss(target_log_probs(model, data), data.target_mask[:, 1:], 1.0)
+        sums = {"tokens": sums["tokens"] + float(stats.tokens), "nll": sums["nll"] + float(stats.nll)}
+    sums = process_sums(sums, accelerator)
+    return {"held_out_examples": len(examples), "held_out_perplexity": math.exp(sums["nll"] / sums["tokens"])}

@@ -1,0 +1,173 @@
+"""One run in several processes: joining them, dividing a batch, and agreeing on numbers, files and when to stop.
+
+Data parallel only: every process holds every network, its share of each batch, and the same λ. The main process
+writes. With one process every function here is the identity. Left out: sharded models.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, gather_object
+from torch import nn
+
+from equipoise import artefact
+from equipoise.errors import ConfigError
+from equipoise.models.devices import pick_device
+from equipoise.train.config import TrainConfig
+from equipoise.train.setup import StopRequest
+
+T = TypeVar("T")
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+def begin(config: TrainConfig) -> Accelerator:
+    """Join the other processes, if any, and set the number of CPU threads.
+
+    Raises:
+        ConfigError: There is no such device, a tracker is not installed, or the launcher asks for sharding.
+    """
+    device = pick_device(config.hardware.device)
+    _check_trackers(config.trackers)
+    _forget_other_device(device)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",  # precision is the run's own setting, the same for sampling and training
+        log_with=list(config.trackers) or None,
+        project_dir=config.out.with_name(f"{config.out.name}-trackers") if config.trackers else None,
+    )
+    if config.hardware.threads is not None:  # after accelerate, which has its own idea of the number
+        torch.set_num_threads(config.hardware.threads)
+    if accelerator.distributed_type in SHARDED:
+        raise ConfigError(
+            f"Models sharded by {accelerator.distributed_type.value} are not supported.",
+            why="the sampler and the checkpoints need whole networks",
+            fix="Launch with plain data parallelism: accelerate launch --multi_gpu, or torchrun.",
+        )
+    return accelerator
+
+
+def open_run(
+    accelerator: Accelerator, kind: str, config: TrainConfig, inputs: Mapping[str, Path]
+) -> artefact.Build:
+    """`artefact.start`, the main process first: the others find what it left. Opens the trackers."""
+    with accelerator.main_process_first():
+        build = artefact.start(config.out, kind, config, inputs)
+    if config.trackers and not build.is_finished:
+        accelerator.init_trackers("equipoise")
+    return build
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether `out` is complete, so that no data need be read; `open_run` says whether it is this very run."""
+    return (config.out / artefact.MANIFEST).exists()
+
+
+def end(accelerator: Accelerator) -> None:
+    """Wait until the main process has written the result, and close the trackers."""
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
+    """The share of a batch that falls to this process: every n-th item.
+
+    Raises:
+        ConfigError: There are fewer items than processes.
+    """
+    if len(items) < accelerator.num_processes:
+        raise _too_few(len(items), accelerator)
+    return share(items, accelerator)
+
+
+def share(items: Sequence[T], accelerator: Accelerator) -> list[T]:
+    """`shard` where a process may come away empty-handed."""
+    return list(items[accelerator.process_index :: accelerator.num_processes])
+
+
+def gather(mine: Sequence[float], accelerator: Accelerator) -> list[float]:
+    """The numbers of all processes in the order that they had before `shard`, the same list everywhere."""
+    if accelerator.num_processes == 1:
+        return list(mine)
+    everyone: list[list[float]] = gather_object([list(mine)])
+    return [value for value in chain.from_iterable(zip_longest(*everyone)) if value is not None]
+
+
+def whole_batches(batches: Sequence[Sequence[int]], accelerator: Accelerator) -> list[Sequence[int]]:
+    """The batches that have something for every process.
+
+    Raises:
+        ConfigError: None has.
+    """
+    found = [batch for batch in batches if len(batch) >= accelerator.num_processes]
+    if not found:
+        raise _too_few(max(map(len, batches), default=0), accelerator)
+    return found
+
+
+def process_sum(value: float, accelerator: Accelerator) -> float:
+    """The sum of a number over all processes."""
+    return process_sums({"": value}, accelerator)[""]
+
+
+def process_sums(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """The sums of several numbers over all processes, which must have the same keys in the same order."""
+    if accelerator.num_processes == 1:
+        return dict(values)
+    mine = torch.tensor(list(values.values()), device=accelerator.device, dtype=torch.float64)
+    return dict(zip(values, accelerator.reduce(mine, "sum").tolist(), strict=True))
+
+
+@contextmanager
+def synchronized(is_last: bool, accelerator: Accelerator, *models: nn.Module) -> Iterator[None]:
+    """Add gradients over processes in the last micro-batch of a step only.
+
+    So processes may differ in how many micro-batches they need, and nothing is sent twice. Forward and backward
+    both go inside.
+    """
+    with ExitStack() as stack:
+        for model in () if is_last else models:
+            stack.enter_context(accelerator.no_sync(model))
+        yield
+
+
+def seed_dropout(seed: int, step: int, accelerator: Accelerator) -> None:
+    """Seed torch for one step of this process."""
+    torch.manual_seed((seed * 1_000_003 + step + accelerator.process_index * 0x9E3779B1) % 2**63)
+
+
+def agreed(stop: StopRequest, accelerator: Accelerator) -> bool:
+    """Whether anybody asked any process to stop: then all of them stop after this very step."""
+    return process_sum(float(stop.asked), accelerator) > 0
+
+
+def _too_few(count: int, accelerator: Accelerator) -> ConfigError:
+    return ConfigError(
+        f"A batch of {count} cannot be divided among {accelerator.num_processes} processes.",
+        fix="Raise the batch size (or the number of validation prompts), or use fewer processes.",
+    )
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    missing = set(names) - {str(tracker) for tracker in get_available_trackers()}
+    if missing:
+        raise ConfigError(
+            f"Trackers that are not installed: {', '.join(sorted(missing))}.",
+            where="trackers",
+            fix="pip install 'equipoise[trackers]', or leave `trackers` empty: metrics.jsonl has everything.",
+        )
+
+
+def _forget_other_device(device: torch.device) -> None:
+    """Let a single process that trained on one device train on another: accelerate keeps the first one."""
+    state: Any = PartialState
+    known = state._shared_state.get("device")
+    if known is not None and known.type != device.type and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)

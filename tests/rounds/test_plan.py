@@ -1,0 +1,41 @@
+"""What a plan wires: settings and order, with nothing run."""
+
+from pathlib import Path
+
+from equipoise.rounds.config import RunConfig
+from equipoise.rounds.plan import Step, make_plan
+
+
+def plan_of(*rounds: dict[str, object]) -> dict[str, Step]:
+    tree = {
+        "out": "run",
+        "policy": "models/mine",
+        "prompts": ["prompts.txt"],
+        "held_out": ["held-out.txt"],
+        "simulate": {"labellers": "mine:panel"},
+        "evaluate": {"verdict": "mine:verdicts"},
+        "rounds": rounds,
+    }
+    return {step.name: step for step in make_plan(RunConfig.model_validate(tree))}
+
+
+def test_pairs_that_people_labelled_take_the_place_of_simulated_labels() -> None:
+    steps = plan_of({"preferences": ["people-1.json"]}, {"preferences": ["people-2.json"]})
+    assert not [name for name in steps if name.endswith(("/responses", "/labels", "/preferences"))]
+    assert [source.path for source in steps["round-2/cost"].config.pairs] == ["people-1.json", "people-2.json"]
+    assert [one.labels for one in steps["report"].config.rounds] == [None, None]
+
+
+def test_simulated_labels_add_to_those_of_people() -> None:
+    steps = plan_of({"preferences": ["people.json"]}, {})
+    paths = [source.path for source in steps["round-2/reward"].config.pairs]
+    assert paths == ["people.json", str(Path("run/round-2/preferences/pairs.jsonl"))]
+
+
+def test_no_step_waits_for_one_that_is_not_in_the_plan() -> None:
+    for rounds in ([{}, {}], [{"preferences": ["people.json"]}, {}], [{}, {"preferences": ["people.json"]}]):
+        steps = plan_of(*rounds)
+        done: set[str] = set()
+        for step in steps.values():
+            assert done.issuperset(step.after), step.name
+            done.add(step.name)
