@@ -107,9 +107,14 @@ def test_metrics_are_cut_back_to_the_checkpoint(world, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "module"), [(supervised, sft_module), (scorer, score_model), (half_precision, ppo_lag)]
+    ("train", "module", "at"),
+    [
+        (supervised, sft_module, 2),
+        (supervised, sft_module, 5),
+        (scorer, score_model, 8),
+        (half_precision, ppo_lag, 14),  # three networks a step: in step 5
+    ],
 )
-@pytest.mark.parametrize("at", [2, 14])
 def test_other_stages_and_precisions_go_on_after_an_accident(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[[Path, Path], Path], module: Any,
     at: int,
