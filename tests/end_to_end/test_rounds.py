@@ -1,4 +1,4 @@
-"""The playground's recipe, made small: the same stages, seconds instead of minutes. Numbers are not judged here."""
+"""The playground's recipe, made small: the same stages, seconds instead of minutes. Numbers are not judged."""
 
 import json
 import os

@@ -24,7 +24,7 @@ def rounds(folder) -> tuple[ReportRound, ...]:
     agreement = {
         "helpfulness": {"raw": {"value": 0.69, "n": 300}, "alpha": 0.4},
         "harmlessness": {"raw": {"value": 0.66, "n": 100}, "alpha": None},
-        "single": {"raw": {"value": None, "n": 0}, "alpha": None},
+        "single_dimension": {"raw": {"value": None, "n": 0}, "alpha": None},
         "safety": {"raw": {"value": 0.9, "n": 100}, "alpha": 0.8},
     }
     other = {**agreement, "helpfulness": {"raw": {"value": 0.73, "n": 100}, "alpha": 0.5}}

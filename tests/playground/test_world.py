@@ -38,7 +38,7 @@ def test_the_world_has_the_sizes_asked_for(world: Path) -> None:
     facts = artefact.read_manifest(world, ("world",)).facts
     assert facts["demonstrations"] == 6000
     assert facts["parameters"] < 900_000
-    assert facts["vocabulary"] <= 800
+    assert facts["vocabulary"] <= 1100
     kinds = Counter(prompt.kind for prompt in prompts_in(world / "heldout.jsonl"))
     assert kinds == {"harmful": 2000, "harmless": 700, "look_alike": 450}
 

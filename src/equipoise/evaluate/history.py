@@ -19,13 +19,8 @@ from equipoise.records import Record
 from equipoise.runlog import METRICS
 from equipoise.stats import Rate
 
-QUESTIONS = {
-    "helpfulness": "helpfulness",
-    "harmlessness": "harmlessness",
-    "single": "single_dimension",
-    "safety": "safety",
-}
-"""Questions of agreement.json → their names in a run's summary."""
+QUESTIONS = ("helpfulness", "harmlessness", "single_dimension", "safety")
+"""What labellers may be asked, by the names of agreement.json."""
 
 
 class Evaluation(Record):
@@ -100,9 +95,7 @@ def agreement(path: Path) -> dict[str, Agreement]:
 
 def pooled(agreements: Sequence[dict[str, Agreement]]) -> dict[str, Raw | None]:
     """Question → share of agreeing pairs of labellers over all rounds; None where no pair judged it."""
-    return {
-        name: _pool([a[question].raw for a in agreements if question in a]) for question, name in QUESTIONS.items()
-    }
+    return {name: _pool([a[name].raw for a in agreements if name in a]) for name in QUESTIONS}
 
 
 def _pool(parts: Sequence[Raw]) -> Raw | None:
