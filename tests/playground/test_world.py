@@ -190,7 +190,7 @@ def test_prompts_follow_the_mix() -> None:
 
 def test_more_prompts_than_the_language_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="no further wording"):
-        held_out_prompts(HeldOut(harmful=2, harmless=2, look_alike=10_000), 0.0, 0)
+        held_out_prompts(HeldOut(harmful=2, harmless=2, look_alike=1_000_000), 0.0, 0)
 
 
 def test_validation_asks_for_requests_of_its_own_part() -> None:
