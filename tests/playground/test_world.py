@@ -189,7 +189,7 @@ def test_prompts_follow_the_mix() -> None:
 
 
 def test_more_prompts_than_the_language_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.playground.world._TRIES", 2)  # gives up sooner: all wordings would take half a minute
+    monkeypatch.setattr("equipoise.playground.world._TRIES", 2)  # all wordings would take half a minute
     with pytest.raises(ConfigError, match="no further wording"):
         held_out_prompts(HeldOut(harmful=2, harmless=2, look_alike=1_000_000), 0.0, 0)
 
