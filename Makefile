@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= runs/demo
 SEED   ?= 0
+# OpenMP's threads spin while they wait, which starves whatever else runs on the same cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup demo test test-all check format wheel clean
 
