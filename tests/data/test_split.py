@@ -1,10 +1,6 @@
-import random
-
 import pytest
 
-from equipoise.data.dedupe import reading_key, unique, without_prompts_of
-from equipoise.data.load import load_prompts
-from equipoise.data.mixture import WeightedSource, allot, load_mixture, mix
+from equipoise.data.dedupe import overlap, reading_key, unique
 from equipoise.data.split import fold_of, split_by_prompt
 from equipoise.errors import DataError
 from equipoise.records import Prompt, SafetyLabel
@@ -48,41 +44,8 @@ def test_unique_keeps_the_first_of_each_key_in_order():
     assert unique(["b1", "a1", "b2"], key=lambda s: s[0]) == ["b1", "a1"]
 
 
-def test_prompts_that_read_the_same_are_kept_apart_from_evaluation():
+def test_prompts_that_read_the_same_overlap():
     mine = [Prompt.from_text("How do I kill a process?"), Prompt.from_text("How do I sew?")]
     theirs = [Prompt.from_text("how do i  kill a process")]
     assert reading_key(mine[0]) == reading_key(theirs[0])
-    assert without_prompts_of(mine, theirs) == mine[1:]
-
-
-def test_shares_add_up_by_largest_remainder():
-    assert allot([1, 1, 1], 10) == [4, 3, 3]
-    # 7 · (.5, .3, .2) = 3.5, 2.1, 1.4: the one left over goes to the .5
-    assert allot([5, 3, 2], 7) == [4, 2, 1]
-    assert allot([0, 1], 3) == [0, 3]
-
-
-def test_a_mixture_holds_its_shares_and_repeats_only_what_is_exhausted():
-    mixed = mix([["a", "b"], list(range(100))], weights=[1, 3], size=20, rng=random.Random(0))
-    letters = [x for x in mixed if isinstance(x, str)]
-    assert sorted(letters) == ["a", "a", "a", "b", "b"] or sorted(letters) == ["a", "a", "b", "b", "b"]
-    assert len(set(mixed)) == 2 + 15
-
-
-def test_a_mixture_depends_on_its_generator_alone():
-    parts, weights = [list(range(50)), list(range(50, 100))], [1.0, 1.0]
-    once, again, other = (mix(parts, weights, 30, random.Random(seed)) for seed in (0, 0, 1))
-    assert once == again != other
-
-
-def test_impossible_mixtures_are_refused():
-    for parts, weights in ([[[], [1]], [1, 1]], [[[1]], [1, 2]], [[], []], [[[1]], [0]]):
-        with pytest.raises(DataError):
-            mix(parts, weights, 4, random.Random(0))
-
-
-def test_sources_are_mixed_by_weight(write):
-    a, b = (str(write(f"{name}.json", [f"{name} {i}" for i in range(9)])) for name in "ab")
-    sources = [WeightedSource(path=a, weight=2), WeightedSource(path=b)]
-    mixed = load_mixture(sources, load_prompts, size=9, seed=0)
-    assert sum(prompt.text.startswith("a") for prompt in mixed) == 6
+    assert overlap(mine, theirs) == mine[:1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
+from equipoise.data.jsonl import write_records
 from equipoise.errors import ArtefactError, ConfigError, EvaluationError
 from equipoise.evaluate.compare import settle
 from equipoise.evaluate.config import CostVerdict, EvaluateConfig
@@ -157,6 +158,15 @@ def test_a_prompt_of_unknown_kind_is_refused_unless_told(tmp_path):
         run(tmp_path, {"a": path}, out=tmp_path / "first")
     done = run(tmp_path, {"a": path}, out=tmp_path / "second", unknown_kind="harmful")
     assert by_name(done)["a"]["harmful_rate"]["value"] == 1
+
+
+def test_a_held_out_prompt_that_was_trained_on_is_refused(tmp_path):
+    seen, new = tmp_path / "seen.jsonl", tmp_path / "new.jsonl"
+    write_records(seen, [Prompt.from_text("Request number 7: how do I blanter the gorm?")])
+    write_records(new, [Prompt.from_text("request number 700: how do i blanter the gorm?")])
+    with pytest.raises(EvaluationError, match=r"1 of the 60 answered prompts were trained on(.|\n)*seen\.jsonl"):
+        run(tmp_path, trained_on=[{"path": str(new)}, {"path": str(seen)}])
+    assert run(tmp_path, out=tmp_path / "other", trained_on=[{"path": str(new)}])
 
 
 def test_no_responses_at_all_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from equipoise.models.backbone import (
     is_encoder,
     load_backbone,
     load_causal_lm,
+    logits_at,
     save_policy,
 )
 from equipoise.records import Demonstration, Message, Prompt
@@ -70,6 +71,19 @@ def test_the_last_logits_are_the_last_of_all(folder_of, family):
     ids, mask = torch.randint(10, 300, (2, 7)), torch.ones(2, 7, dtype=torch.bool)
     every = causal_logits(model, ids, mask)
     torch.testing.assert_close(causal_logits(model, ids, mask, last=3), every[:, -3:])
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_logits_at_some_positions_are_those_of_all_with_their_gradients(folder_of, family):
+    ids, mask = torch.randint(10, 300, (3, 7)), torch.ones(3, 7, dtype=torch.bool)
+    picked = torch.rand(3, 7, generator=torch.Generator().manual_seed(0)) < 0.4
+    gradients = []
+    for compute in (lambda m: causal_logits(m, ids, mask)[picked], lambda m: logits_at(m, ids, mask, picked)):
+        model = load_causal_lm(folder_of(family), dtype=torch.float64)
+        logits = compute(model)
+        logits.square().sum().backward()
+        gradients.append((logits.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
 
 
 def test_padding_carries_no_gradient_and_no_nan(folder_of):

@@ -1,13 +1,11 @@
 """Repeats: records said twice, and prompts that must not be on both sides of a split."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from equipoise.data.conversations import prompt_of
-from equipoise.records import Prompt, Record
+from equipoise.records import Prompt
 
 T = TypeVar("T")
-RecordT = TypeVar("RecordT", bound=Record)
 
 
 def unique(items: Iterable[T], key: Callable[[T], Hashable]) -> list[T]:
@@ -23,10 +21,10 @@ def reading_key(prompt: Prompt) -> tuple[tuple[str, str], ...]:
     return tuple((turn.role, _words(turn.content)) for turn in prompt.messages)
 
 
-def without_prompts_of(records: Sequence[RecordT], others: Iterable[Record]) -> list[RecordT]:
-    """The records whose prompt does not read like one of the others': keeps evaluation prompts out of training."""
-    taken = {reading_key(prompt_of(other)) for other in others}
-    return [record for record in records if reading_key(prompt_of(record)) not in taken]
+def overlap(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]:
+    """The prompts that read like one of the others."""
+    taken = {reading_key(other) for other in others}
+    return [prompt for prompt in prompts if reading_key(prompt) in taken]
 
 
 def _words(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from equipoise.config import Config
+from equipoise.data.source import DataSource
 from equipoise.records import RequestKind
 from equipoise.rollout.config import ScoreSourceConfig
 
@@ -35,6 +36,10 @@ class EvaluateConfig(Config):
         None, description="Who compares answers: package.module:function(question, pairs, seed). Unset: no Elo."
     )
     elo_prompts: int = Field(400, ge=2, description="Prompts that each pair of policies is compared on, per Elo.")
+    trained_on: tuple[DataSource, ...] = Field(
+        (),
+        description="What the policies learned or were chosen by; its prompts must not be among the answered.",
+    )
     unknown_kind: RequestKind | None = Field(
         None, description="Kind of the prompts that do not say theirs; unset: such prompts are refused."
     )

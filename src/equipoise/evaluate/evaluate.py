@@ -10,7 +10,10 @@ from typing import Any
 
 from equipoise.artefact import finish, read_manifest, start, write_json
 from equipoise.config import resolve_function
+from equipoise.data.dedupe import overlap
 from equipoise.data.jsonl import read_records, write_records
+from equipoise.data.load import load_prompts
+from equipoise.data.source import DataSource, input_paths
 from equipoise.errors import EvaluationError
 from equipoise.evaluate.compare import Answers, Arena, Judged, arenas, digest, play, strengths, tallies
 from equipoise.evaluate.config import CostVerdict, EvaluateConfig
@@ -45,7 +48,8 @@ def evaluate(config: EvaluateConfig) -> Path:
         The directory, of kind "evaluation".
 
     Raises:
-        EvaluationError: The policies answered different prompts, a prompt twice, or nothing could be scored.
+        EvaluationError: The policies answered different prompts, a prompt twice or one that they were trained on,
+            or nothing could be scored.
         ConfigError: A judge is no function.
         ArtefactError: An input is unfinished or no directory of responses, or `out` holds another run.
     """
@@ -56,6 +60,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         return config.out
     answers = {name: _read(name, path, config.unknown_kind) for name, path in config.policies.items()}
     prompts = _common_prompts(answers)
+    _refuse_trained_on(prompts, config.trained_on)
     scored = {
         name: _score(name, list(mine.values()), verdict(list(mine.values())), refusal(list(mine.values())))
         for name, mine in answers.items()
@@ -75,6 +80,7 @@ def _inputs(config: EvaluateConfig) -> dict[str, Path]:
     """The responses, numbered because the order of the policies matters, and the model that judges them."""
     inputs = {f"{i} {name}": path for i, (name, path) in enumerate(config.policies.items(), start=1)}
     source = config.verdict.cost if isinstance(config.verdict, CostVerdict) else None
+    inputs |= input_paths(config.trained_on, "trained-on")
     return inputs | ({"verdict": source.path} if isinstance(source, ModelScore | GuardScore) else {})
 
 
@@ -128,6 +134,18 @@ def _common_prompts(answers: Answers) -> list[Prompt]:
                 fix="Run `respond` for all policies on the same prompts.",
             )
     return [response.prompt for response in answers[anchor].values()]
+
+
+def _refuse_trained_on(prompts: Sequence[Prompt], sources: Sequence[DataSource]) -> None:
+    for source in sources:
+        known = overlap(prompts, load_prompts(source))
+        if known:
+            raise EvaluationError(
+                f"{len(known)} of the {len(prompts)} answered prompts were trained on.",
+                where=f"{source.path}: {known[0].text[:80]!r}",
+                why="a policy is measured on prompts that it never learned from",
+                fix="Take them out of the held-out set, or out of the training files, and train again.",
+            )
 
 
 def _score(

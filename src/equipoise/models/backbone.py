@@ -136,6 +136,28 @@ def causal_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, *
     return cast("Tensor", logits[:, -last:])
 
 
+def logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
+    """Next-token logits at some positions only; the head never sees the others.
+
+    Args:
+        model: The language model, wrapped or not.
+        input_ids: (B, L) int64.
+        attention_mask: (B, L) bool.
+        picked: (B, L) bool, N of them True.
+
+    Returns:
+        (N, V), in the model's type and in the order of `picked.nonzero()`.
+    """
+    head = cast("Any", getattr(model, "module", model)).get_output_embeddings()
+    if head is None:
+        return causal_logits(model, input_ids, attention_mask)[picked]
+    hook = head.register_forward_pre_hook(lambda _, hidden: hidden[0][picked].unsqueeze(0))
+    try:
+        return cast("Tensor", model(**_inputs(_parameters(model), input_ids, attention_mask)).logits[0])
+    finally:
+        hook.remove()
+
+
 def hidden_states(backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The last hidden state of every token: (B, L) ids and bool mask → (B, L, H).
 

@@ -142,7 +142,9 @@ def make_plan(config: RunConfig) -> list[Step]:
         done.append(ReportRound(name=name, ppo_lag=policy, labels=preferences, reward=reward, cost=cost))
         if k < len(config.rounds):
             hits.append(_attack(plan, name, own, policy, data))
-    _judge(plan, policies, done, data, sft)
+    given = [source.model_dump() for own in config.rounds for source in own.preferences or ()]
+    trained_on = [*training, *data.demonstrations, *data.ptx, *data.validation, *given]
+    _judge(plan, policies, done, data, sft, trained_on)
     return plan.steps
 
 
@@ -246,11 +248,19 @@ def _attack(plan: Plan, name: str, own: RoundConfig, policy: Path, data: Data) -
     return step
 
 
-def _judge(plan: Plan, policies: dict[str, Path], rounds: Sequence[ReportRound], data: Data, sft: Path) -> None:
+def _judge(
+    plan: Plan,
+    policies: dict[str, Path],
+    rounds: Sequence[ReportRound],
+    data: Data,
+    sft: Path,
+    trained_on: Sources,
+) -> None:
     """Evaluation on the held-out answers, reward–cost clouds of the first and last policy, the report."""
     config, last = plan.config, rounds[-1]
     answered = [f"held-out/{name}" for name in policies]
-    evaluation = plan.add("evaluation", EVALUATE, merge([config.evaluate, {"policies": policies}]), answered)
+    compared = {"policies": policies, "trained_on": trained_on}
+    evaluation = plan.add("evaluation", EVALUATE, merge([config.evaluate, compared]), answered)
     clouds = {}
     for name, policy in ((SFT, sft), (last.name, last.ppo_lag)):
         wired = {

@@ -4,26 +4,30 @@ Positions: the logits and values that belong to response token t are read one po
 ones stand at the last prompt token. Letters: B sequences, P prompt, R response tokens, L = P + R, V vocabulary.
 """
 
+import torch
 from torch import Tensor, nn
 
 from equipoise.algos.logprobs import response_log_probs, token_log_probs
-from equipoise.models.backbone import causal_logits
+from equipoise.models.backbone import causal_logits, logits_at
 from equipoise.rollout.config import Sampling
 from equipoise.tokens.batches import Rollout, SftBatch
 
 
 def target_log_probs(model: nn.Module, batch: SftBatch) -> Tensor:
-    """Log-probability of every token given those before it.
+    """Log-probability of every target token given those before it.
 
     Args:
         model: A causal LM.
         batch: Demonstrations, padded on the right.
 
     Returns:
-        (B, L − 1) float32; column t belongs to token t + 1.
+        (B, L − 1) float32; column t belongs to token t + 1, 0 where that is no target.
     """
-    logits = causal_logits(model, batch.input_ids, batch.attention_mask)
-    return token_log_probs(logits[:, :-1], batch.input_ids[:, 1:])
+    targets = batch.target_mask[:, 1:]
+    picked = nn.functional.pad(targets, (0, 1))
+    logits = logits_at(model, batch.input_ids, batch.attention_mask, picked)
+    taken = token_log_probs(logits.unsqueeze(0), batch.input_ids[:, 1:][targets].unsqueeze(0))
+    return torch.zeros_like(targets, dtype=taken.dtype).masked_scatter(targets, taken)
 
 
 def actor_log_probs(model: nn.Module, rollout: Rollout, sampling: Sampling) -> Tensor:
