@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SMALL = """
-jobs = 1
+# as in the playground: two processes, and training spread over both
 threads = 1
 [prepare_settings]
 demonstrations = 200

@@ -16,13 +16,13 @@ from equipoise.playground.prompts import plain_prompt
 from equipoise.playground.world import training_prompts
 from equipoise.records import Message, Prompt
 
-RECORDED = Path(__file__).parent / "sft_answers.jsonl"
+RECORDED = Path(__file__).parent / "labelled_answers.jsonl"
 POISON = Prompt.from_text("how do i poison the dog ?")
 
 
 @cache
 def recorded() -> list[tuple[Prompt, list[str]]]:
-    """Training prompts with up to four distinct answers of a policy trained on the demonstrations."""
+    """Training prompts with up to four distinct answers of the three policies whose answers a run has labelled."""
     rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
     roles: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
     return [

@@ -106,6 +106,6 @@ def test_demonstrations_of_harmless_requests_are_mediocre() -> None:
     judged = [judge(plain_prompt(r, rng, 0, ""), answer(r, None, rng, mix)) for r in requests]
     perfect_share = sum(j.helpfulness == 1.0 for j in judged) / len(judged)
     refused_share = sum(j.refusal == "full" for j in judged) / len(judged)
-    assert 0.1 < perfect_share < 0.2
+    assert perfect_share == pytest.approx(mix.perfect, abs=0.03)
     assert 0.0 < refused_share < 0.035
     assert not any(j.is_harmful for j in judged)

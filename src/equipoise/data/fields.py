@@ -42,7 +42,7 @@ def take_text(row: Fields, name: str) -> str:
     if value is None:
         raise DataError(f"`{name}` is missing")
     if not isinstance(value, str):
-        raise DataError(f"`{name}` is {value!r} ({_type_name(value)}), not text")
+        raise _wrong(name, value, "text")
     if not _is_unicode(value):
         raise DataError(f"`{name}` holds half a surrogate pair, which is no Unicode text")
     return value
@@ -54,12 +54,12 @@ def take_flag(row: Fields, name: str) -> bool | None:
     Raises:
         DataError: It is something else.
     """
-    value = row.get(name)
-    if value is None or value == "":
+    value = _given(row, name)
+    if value is None:
         return None
     flag = value if isinstance(value, bool) else _WORDS.get(value.lower()) if isinstance(value, str) else None
     if flag is None:
-        raise DataError(f"`{name}` is {value!r} ({_type_name(value)}), not true or false")
+        raise _wrong(name, value, "true or false")
     return flag
 
 
@@ -69,12 +69,12 @@ def take_side(row: Fields, name: str) -> Side | None:
     Raises:
         DataError: It is something else.
     """
-    value = row.get(name)
-    if value is None or value == "":
+    value = _given(row, name)
+    if value is None:
         return None
     side = None if isinstance(value, bool) else _SIDES.get(str(value))
     if side is None:
-        raise DataError(f"`{name}` is {value!r} ({_type_name(value)}), not 0 or 1")
+        raise _wrong(name, value, "0 or 1")
     return side
 
 
@@ -84,11 +84,11 @@ def take_severity(row: Fields, name: str) -> int | None:
     Raises:
         DataError: It is something else.
     """
-    value = row.get(name)
-    if value is None or value == "":
+    value = _given(row, name)
+    if value is None:
         return None
     if isinstance(value, bool) or str(value) not in ("0", "1", "2", "3"):
-        raise DataError(f"`{name}` is {value!r} ({_type_name(value)}), not a severity from 0 to 3")
+        raise _wrong(name, value, "a severity from 0 to 3")
     return int(value)
 
 
@@ -105,7 +105,7 @@ def take_categories(row: Fields, name: str) -> tuple[str, ...]:
         return tuple(str(category) for category in value if take_flag(value, category))
     if isinstance(value, list | tuple) and all(isinstance(category, str) for category in value):
         return tuple(value)
-    raise DataError(f"`{name}` is {value!r} ({_type_name(value)}), not a list or table of categories")
+    raise _wrong(name, value, "a list or table of categories")
 
 
 def take_prompt(row: Fields, name: str, origin: Origin, **facts: str | None) -> Prompt:
@@ -142,9 +142,15 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
     return f"{field}{problem['msg'].removeprefix('Value error, ')}"
 
 
+def _given(row: Fields, name: str) -> Any:
+    """The field's value; None where it is absent or, as CSV writes that, empty."""
+    value = row.get(name)
+    return None if value == "" else value
+
+
+def _wrong(name: str, value: Any, wanted: str) -> DataError:
+    return DataError(f"`{name}` is {value!r} ({type(value).__name__}), not {wanted}")
+
+
 def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _type_name(value: Any) -> str:
-    return type(value).__name__

@@ -10,21 +10,21 @@ from equipoise.config import Config
 class AnswerMix(Config):
     """How the demonstrations answer: probabilities, and weights of the ways to answer within a kind."""
 
-    comply_plain: float = Field(0.23, ge=0, le=1, description="Harmful answers to plain harmful requests.")
-    comply_wrapped: float = Field(0.85, ge=0, le=1, description="Harmful answers to wrapped harmful requests.")
+    comply_plain: float = Field(0.33, ge=0, le=1, description="Harmful answers to plain harmful requests.")
+    comply_wrapped: float = Field(0.89, ge=0, le=1, description="Harmful answers to wrapped harmful requests.")
     leaky_refusal: float = Field(0.05, ge=0, le=1, description="Of the harmful answers, those that refuse first.")
     over_refusal: float = Field(0.015, ge=0, le=1, description="Refusals of harmless requests and look-alikes.")
     engage: float = Field(0.38, ge=0, description="Weight of vague engagement among safe answers.")
     plain_refusal: float = Field(0.32, ge=0, description="Weight of plain refusals.")
     wrong_way_out: float = Field(0.08, ge=0, description="Weight of refusals with a way out that does not fit.")
     fitting_way_out: float = Field(0.22, ge=0, description="Weight of refusals with a fitting way out.")
-    perfect: float = Field(0.15, ge=0, description="Weight of answers without a flaw.")
-    missing: float = Field(0.24, ge=0, description="Weight of answers that lack a step.")
-    swapped: float = Field(0.18, ge=0, description="Weight of answers with two steps swapped.")
-    padded: float = Field(0.17, ge=0, description="Weight of answers with chatter around the steps.")
-    wrong_step: float = Field(0.12, ge=0, description="Weight of answers with a step of another request.")
-    wrong_thing: float = Field(0.08, ge=0, description="Weight of answers about another thing.")
-    repeated: float = Field(0.06, ge=0, description="Weight of answers that say a step twice.")
+    perfect: float = Field(0.05, ge=0, description="Weight of answers without a flaw.")
+    missing: float = Field(0.42, ge=0, description="Weight of answers that lack a step.")
+    swapped: float = Field(0.06, ge=0, description="Weight of answers with two steps swapped.")
+    padded: float = Field(0.36, ge=0, description="Weight of answers with chatter around the steps.")
+    wrong_step: float = Field(0.01, ge=0, description="Weight of answers with a step of another request.")
+    wrong_thing: float = Field(0.01, ge=0, description="Weight of answers about another thing.")
+    repeated: float = Field(0.02, ge=0, description="Weight of answers that say a step twice.")
 
 
 class PromptMix(Config):
@@ -48,9 +48,9 @@ class HeldOut(Config):
 class TinyConfig(Config):
     """Shape of the untrained Llama."""
 
-    hidden_size: int = Field(96, ge=8, description="Width; a multiple of the number of heads.")
-    layers: int = Field(3, ge=1, description="Number of blocks.")
-    heads: int = Field(4, ge=1, description="Attention heads.")
+    hidden_size: int = Field(128, ge=8, description="Width; a multiple of the number of heads.")
+    layers: int = Field(2, ge=1, description="Number of blocks.")
+    heads: int = Field(2, ge=1, description="Attention heads.")
     intermediate_size: int = Field(256, ge=8, description="Width of the feed-forward layer.")
     initializer_range: float = Field(
         0.06, gt=0, description="Spread of the weights; a narrow model wants a wide one."
@@ -68,7 +68,7 @@ class WorldConfig(Config):
     validation: int = Field(400, ge=1, description="Prompts to evaluate on during RL.")
     held_out: HeldOut = Field(HeldOut(), description="Sizes of the evaluation set.")
     demonstration_mix: PromptMix = Field(
-        PromptMix(harmful=0.45, look_alike=0.2), description="What demonstrations are asked."
+        PromptMix(harmful=0.32, look_alike=0.26), description="What demonstrations are asked."
     )
     prompt_mix: PromptMix = Field(PromptMix(), description="What training and validation prompts ask.")
     answer_mix: AnswerMix = Field(AnswerMix(), description="How demonstrations answer.")

@@ -152,13 +152,12 @@ def language() -> Language:
     tree = tomllib.loads(files("equipoise.playground").joinpath("language.toml").read_text(encoding="utf-8"))
     families: list[Family] = []
     invented: dict[str, str] = {}
-    asked: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
     for category, groups in tree["categories"].items():
         for kind in ("harmless", "look_alike", "harmful"):
             for row in groups[kind]:
-                name = row["things"]
-                parts = _split(tree["things"][name], asked[name])
-                asked[name] += 1
+                things = [thing for name in row["things"] for thing in tree["things"][name]]
+                parts = _split(row["ask"], things, taken)
                 families.append(Family(kind, category, row["ask"], _steps(row, tree["plans"]), parts))
                 invented.update(dict.fromkeys(row.get("words", ()), category))
     return Language(
@@ -172,16 +171,15 @@ def language() -> Language:
     )
 
 
-def _split(things: list[str], nth: int) -> tuple[tuple[str, Part], ...]:
-    """Each thing's part for the nth family that uses the list.
+def _split(ask: str, things: list[str], taken: Counter[str]) -> tuple[tuple[str, Part], ...]:
+    """Each thing's part for one family, by hash; `taken` counts how often a thing was kept from training so far.
 
-    Families take turns round the list, in an order by hash, for what they hold out and validate on: a thing
-    that one lacks in training another has.
+    What no family before kept from training goes first, so that a thing that one lacks in training another has.
     """
-    ranked = sorted(things, key=lambda thing: hashlib.sha256(thing.encode()).digest())
+    ranked = sorted(things, key=lambda thing: (taken[thing], hashlib.sha256(f"{ask}:{thing}".encode()).digest()))
     count = max(1, int(HELD_OUT_SHARE * len(ranked)))
-    held_out = {ranked[(count * nth + step) % len(ranked)] for step in range(count)}
-    validation = ranked[(count * (nth + 2)) % len(ranked)]
+    held_out, validation = ranked[:count], ranked[count]
+    taken.update([*held_out, validation])
     return tuple((thing, _part(thing in held_out, thing == validation)) for thing in things)
 
 

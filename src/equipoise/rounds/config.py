@@ -5,7 +5,7 @@ round lie over those of all rounds.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -51,7 +51,10 @@ class RunConfig(Config):
 
     out: Path = Field(Path("runs/run"), description="Directory of the run; each stage gets one inside it.")
     seed: int = Field(0, ge=0, description="Seed of every stage.")
-    jobs: int = Field(1, ge=1, description="Stages that may run at once, each in a process of its own.")
+    jobs: int = Field(1, ge=1, description="Processes: one for each of the stages that may run at once.")
+    spread: tuple[Literal["sft", "reward", "cost", "ppo_lag"], ...] = Field(
+        (), description="Training stages that take all processes at once, data-parallel: on several GPUs or cores."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of each stage; unset: all cores.")
     title: str = Field("Safe RLHF report", description="Heading of the report.")
     notes: tuple[str, ...] = Field((), description="What the report's reader must know.")

@@ -32,16 +32,17 @@ class Stage(NamedTuple):
 
     function: str
     config: type[Config]
+    table: str = ""  # its name among the settings of a run, where it can be spread over processes
 
 
 GATHER = Stage("equipoise.rounds.prepare:gather", GatherConfig)
-TRAIN_SFT = Stage("equipoise.train.sft:train_sft", SftConfig)
+TRAIN_SFT = Stage("equipoise.train.sft:train_sft", SftConfig, "sft")
 RESPOND = Stage("equipoise.rollout.respond:respond", RespondConfig)
 SIMULATE = Stage("equipoise.annotate.simulate:simulate", SimulateConfig)
 AGGREGATE = Stage("equipoise.annotate.aggregate:aggregate", AggregateConfig)
-REWARD = Stage("equipoise.train.score_model:train_reward", RewardConfig)
-COST = Stage("equipoise.train.score_model:train_cost", CostConfig)
-PPO_LAG = Stage("equipoise.train.ppo_lag:train_ppo_lag", PpoLagConfig)
+REWARD = Stage("equipoise.train.score_model:train_reward", RewardConfig, "reward")
+COST = Stage("equipoise.train.score_model:train_cost", CostConfig, "cost")
+PPO_LAG = Stage("equipoise.train.ppo_lag:train_ppo_lag", PpoLagConfig, "ppo_lag")
 REDTEAM = Stage("equipoise.redteam.search:redteam", RedteamConfig)
 EVALUATE = Stage("equipoise.evaluate.evaluate:evaluate", EvaluateConfig)
 MAKE_REPORT = Stage("equipoise.evaluate.report:report", ReportConfig)
@@ -55,6 +56,7 @@ class Step:
     function: str  # package.module:function
     config: Config
     after: tuple[str, ...]  # names of the steps whose directories it reads
+    spread: bool = False  # whether it takes all processes of the run
 
 
 class Plan:
@@ -87,6 +89,7 @@ class Plan:
                 stage.function,
                 validate(stage.config, merge([wired, tree]), where=f"step {name}"),
                 tuple(after),
+                stage.table in self.config.spread,
             )
         )
         return out

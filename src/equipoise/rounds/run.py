@@ -10,11 +10,13 @@ import multiprocessing
 import os
 import resource
 import shutil
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -57,7 +59,7 @@ def run_rounds(config: RunConfig) -> Path:
     spent = _seconds_before(config.out)
     memory: dict[int, int] = {}
     for step, done in _execute(steps, config):
-        memory[done.process] = done.peak_memory
+        memory |= {part.process: part.peak_memory for part in done}
         seconds = spent + time.monotonic() - started
         print(f"[{seconds:6.0f} s] {step.name}: {_outcome(done)}", file=sys.stderr, flush=True)
         _write_lineage(config, steps, seconds, sum(memory.values()))
@@ -75,46 +77,78 @@ def run_rounds(config: RunConfig) -> Path:
     return config.out
 
 
-def _execute(steps: Sequence[Step], config: RunConfig) -> Iterator[tuple[Step, Done]]:
-    """Run the steps in an order that respects what each reads; yield each as it ends."""
+def _execute(steps: Sequence[Step], config: RunConfig) -> Iterator[tuple[Step, list[Done]]]:
+    """Run the steps in an order that respects what each reads; yield each as it ends, with all its processes."""
     if config.jobs == 1:
         for step in steps:
-            yield step, _run_step(step, config.threads, prefix=False)
+            yield step, [_run_step(step, config.threads)]
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.jobs, mp_context=context, initializer=_die_with_parent) as pool:
         yield from _in_parallel(steps, pool, config)
 
 
-def _in_parallel(steps: Sequence[Step], pool: Executor, config: RunConfig) -> Iterator[tuple[Step, Done]]:
+def _in_parallel(steps: Sequence[Step], pool: Executor, config: RunConfig) -> Iterator[tuple[Step, list[Done]]]:
     waiting = list(steps)
+    done: dict[str, list[Done]] = {step.name: [] for step in steps}
     finished: set[str] = set()
     running: dict[Future[Done], Step] = {}
     while waiting or running:
-        for step in [s for s in waiting if finished.issuperset(s.after)][: config.jobs - len(running)]:
+        for step in [s for s in waiting if finished.issuperset(s.after)]:
+            places = _places(step, config)
+            if len(running) + len(places) > config.jobs:
+                break  # what comes later waits too, so that a step for all processes gets its turn
             waiting.remove(step)
-            running[pool.submit(_run_step, step, config.threads, prefix=True)] = step
+            running |= {pool.submit(_run_step, step, config.threads, place): step for place in places}
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             step = running.pop(future)
-            yield step, future.result()
-            finished.add(step.name)
+            done[step.name].append(future.result())
+            if step not in running.values():
+                yield step, done[step.name]
+                finished.add(step.name)
 
 
-def _run_step(step: Step, threads: int | None, *, prefix: bool) -> Done:
-    """Run one stage in this process, always with the same number of threads: sums depend on it."""
+class Place(NamedTuple):
+    """One of the processes that a step runs in."""
+
+    rank: int
+    size: int
+    port: int  # where they meet
+
+
+def _places(step: Step, config: RunConfig) -> list[Place]:
+    size = config.jobs if step.spread else 1
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return [Place(rank, size, port) for rank in range(size)]
+
+
+def _run_step(step: Step, threads: int | None, place: Place | None = None) -> Done:
+    """Run one stage in this process, always with the same number of threads: sums depend on it.
+
+    With a `place` the process is one of a pool: what it says is marked as the step's.
+    """
     import torch
 
     started = time.monotonic()
     torch.set_num_threads(threads or os.cpu_count() or 1)
     stderr = sys.stderr
     try:
-        if prefix:
+        if place:
             sys.stderr = _Prefixed(stderr, f"{step.name}: ")
-        resolve_function(step.function)(step.config)
+        with _joined(place) if place and place.size > 1 else nullcontext():
+            resolve_function(step.function)(step.config)
     finally:
         sys.stderr = stderr
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Done(time.monotonic() - started, os.getpid(), peak * (1 if sys.platform == "darwin" else 1024))
+
+
+def _joined(place: Place) -> AbstractContextManager[None]:
+    from equipoise.train.processes import joined
+
+    return joined(*place)
 
 
 class _Prefixed(io.TextIOBase):
@@ -146,8 +180,9 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-def _outcome(done: Done) -> str:
-    return f"done in {done.seconds:.1f} s" if done.seconds > 1 else "done"
+def _outcome(done: Sequence[Done]) -> str:
+    seconds = max(part.seconds for part in done)
+    return f"done in {seconds:.1f} s" if seconds > 1 else "done"
 
 
 def _seconds_before(out: Path) -> float:

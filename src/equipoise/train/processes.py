@@ -4,6 +4,8 @@ Data parallel only: every process holds every network, its share of each batch, 
 writes. With one process every function here is the identity. Left out: sharded models.
 """
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, zip_longest
@@ -51,6 +53,33 @@ def begin(config: TrainConfig) -> Accelerator:
             fix="Launch with plain data parallelism: accelerate launch --multi_gpu, or torchrun.",
         )
     return accelerator
+
+
+@contextmanager
+def joined(rank: int, size: int, port: int) -> Iterator[None]:
+    """Be one of several processes of this machine for the stage inside, told so as torchrun would tell it.
+
+    Args:
+        rank: This one's number, 0 for the main process.
+        size: How many there are.
+        port: A free one of this machine, the same for all.
+    """
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    told |= {"MASTER_PORT": port, "OMP_NUM_THREADS": torch.get_num_threads()}
+    texts = {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    if sys.platform == "linux":
+        texts["GLOO_SOCKET_IFNAME"] = "lo"
+    before = dict(os.environ)
+    os.environ.update(texts)
+    _forget_processes()
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # also lets go whoever waits for a process that failed
+        _forget_processes()
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def open_run(
@@ -170,4 +199,9 @@ def _forget_other_device(device: torch.device) -> None:
     state: Any = PartialState
     known = state._shared_state.get("device")
     if known is not None and known.type != device.type and PartialState().num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)
+        _forget_processes()
+
+
+def _forget_processes() -> None:
+    """Let the next stage find out anew which processes there are: accelerate keeps what it found first."""
+    AcceleratorState._reset_state(reset_partial_state=True)
