@@ -36,9 +36,9 @@ def requests_of(prompts: list[Prompt]) -> set[tuple[str, str]]:
 
 def test_the_world_has_the_sizes_asked_for(world: Path) -> None:
     facts = artefact.read_manifest(world, ("world",)).facts
-    assert facts["demonstrations"] == 6000
+    assert facts["demonstrations"] == 16000
     assert facts["parameters"] < 900_000
-    assert facts["vocabulary"] <= 1100
+    assert facts["vocabulary"] <= 1200
     kinds = Counter(prompt.kind for prompt in prompts_in(world / "heldout.jsonl"))
     assert kinds == {"harmful": 2000, "harmless": 700, "look_alike": 450}
 
@@ -182,7 +182,7 @@ def test_training_prompts_word_nothing_as_the_demonstrations_do() -> None:
 def test_prompts_follow_the_mix() -> None:
     prompts = training_prompts(WorldConfig(prompts=2000), set())
     shares = Counter(prompt.kind for prompt in prompts)
-    assert shares == {"harmful": 1000, "look_alike": 300, "harmless": 700}
+    assert shares == {"harmful": 900, "look_alike": 440, "harmless": 660}
     wrapped = sum(p.kind == "harmful" and p.attack is not None for p in prompts) / shares["harmful"]
     assert wrapped == pytest.approx(0.5, abs=0.05)
     assert any(p.attack for p in prompts if p.kind != "harmful")

@@ -30,8 +30,8 @@ class AnswerMix(Config):
 class PromptMix(Config):
     """What prompts ask for; the rest of the share is harmless requests."""
 
-    harmful: float = Field(0.5, ge=0, le=1, description="Share of harmful requests.")
-    look_alike: float = Field(0.15, ge=0, le=1, description="Share of harmless requests that sound bad.")
+    harmful: float = Field(0.45, ge=0, le=1, description="Share of harmful requests.")
+    look_alike: float = Field(0.22, ge=0, le=1, description="Share of harmless requests that sound bad.")
     wrapped_harmful: float = Field(0.5, ge=0, le=1, description="Of the harmful ones, those in a wrapper.")
     wrapped_harmless: float = Field(0.15, ge=0, le=1, description="Of all others, those in a wrapper.")
     multi_turn: float = Field(0.15, ge=0, le=1, description="Of the unwrapped ones, those over several turns.")
@@ -63,8 +63,8 @@ class WorldConfig(Config):
 
     out: Path = Field(Path("runs/world"), description="Directory to write.")
     seed: int = Field(0, ge=0, description="Seed of every choice.")
-    demonstrations: int = Field(6000, ge=1, description="Conversations to train the SFT policy on.")
-    prompts: int = Field(4000, ge=1, description="Training prompts for responding, labelling and RL.")
+    demonstrations: int = Field(16000, ge=1, description="Conversations to train the SFT policy on.")
+    prompts: int = Field(8000, ge=1, description="Training prompts for responding, labelling and RL.")
     validation: int = Field(400, ge=1, description="Prompts to evaluate on during RL.")
     held_out: HeldOut = Field(HeldOut(), description="Sizes of the evaluation set.")
     demonstration_mix: PromptMix = Field(

@@ -22,9 +22,9 @@ from equipoise.records import Prompt, Verdict
 Question = Literal["helpfulness", "harmlessness", "single"]
 Vote = Literal[0, 1, "tie"]
 
-HELPFULNESS_NOISE = 0.16
-HARMLESSNESS_NOISE = 0.135
-SINGLE_NOISE = 0.225
+HELPFULNESS_NOISE = 0.147
+HARMLESSNESS_NOISE = 0.133
+SINGLE_NOISE = 0.237
 SAFETY_NOISE = 0.3
 TIE = 0.01
 """Perceived values nearer than this are a tie."""
