@@ -95,10 +95,11 @@ def _in_parallel(steps: Sequence[Step], pool: Executor, config: RunConfig) -> It
     running: dict[Future[Done], Step] = {}
     while waiting or running:
         for step in [s for s in waiting if finished.issuperset(s.after)]:
-            places = _places(step, config)
-            if len(running) + len(places) > config.jobs:
+            size = config.jobs if step.spread else 1
+            if len(running) + size > config.jobs:
                 break  # what comes later waits too, so that a step for all processes gets its turn
             waiting.remove(step)
+            places = _places(size)
             running |= {pool.submit(_run_step, step, config.threads, place): step for place in places}
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             step = running.pop(future)
@@ -113,11 +114,12 @@ class Place(NamedTuple):
 
     rank: int
     size: int
-    port: int  # where they meet
+    port: int  # where they meet; 0 where nobody else is to be met
 
 
-def _places(step: Step, config: RunConfig) -> list[Place]:
-    size = config.jobs if step.spread else 1
+def _places(size: int) -> list[Place]:
+    if size == 1:
+        return [Place(0, 1, 0)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
