@@ -7,6 +7,7 @@ import pytest
 import torch
 from train_models import ppo, read_lines
 
+from equipoise.algos.lagrange import mix
 from equipoise.records import Prompt
 from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.respond import to_responses
@@ -15,7 +16,7 @@ from equipoise.tokens.collate import collate_prompts
 from equipoise.tokens.template import end_id
 from equipoise.train.config import PpoLagConfig
 from equipoise.train.forward import actor_log_probs, critic_values
-from equipoise.train.ppo_lag import LoopState, assign_credit, move_lambda, score, train_ppo_lag
+from equipoise.train.ppo_lag import STREAMS, LoopState, assign_credit, move_lambda, score, train_ppo_lag
 from equipoise.train.roles import Roles, load_roles
 
 Rolled = tuple[PpoLagConfig, Roles, ScoredRollout]
@@ -69,7 +70,8 @@ def test_the_strength_of_the_kl_term_does_not_depend_on_lambda(roll):
     config, _, scored = roll(kl_coef=0.3)
     nothing = torch.zeros_like(scored.ref_log_probs)
     scored = ScoredRollout(scored.rollout, scored.ref_log_probs, torch.zeros(8), torch.zeros(8))
-    mixed = [assign_credit(scored, nothing, nothing, lam, config, {}).mixed for lam in (0.0, 0.5, 1.0, 5.0, 100.0)]
+    reward, cost = (assign_credit(stream, scored, nothing, config, {}).advantages for stream in STREAMS)
+    mixed = [mix(reward, cost, lam) for lam in (0.0, 0.5, 1.0, 5.0, 100.0)]
     # With neither reward nor cost, the last token's advantage is −κ·kl whatever λ
     mask = scored.rollout.response_mask
     kl = scored.rollout.log_probs - scored.ref_log_probs
@@ -82,15 +84,15 @@ def test_the_strength_of_the_kl_term_does_not_depend_on_lambda(roll):
 
 def test_credit_of_parts_is_the_credit_of_the_whole(roll):
     config, roles, scored = roll()
-    with torch.no_grad():
-        values = (critic_values(c, scored.rollout) for c in (roles.reward_critic, roles.cost_critic))
-        whole = assign_credit(scored, *values, 0.7, config, {})
-        for part in by_length(scored.rollout, 3):
-            piece = part_of(scored, part)
-            values = (critic_values(c, piece.rollout) for c in (roles.reward_critic, roles.cost_critic))
-            credit = assign_credit(piece, *values, 0.7, config, {})
-            width = piece.rollout.response_mask.shape[1]
-            assert torch.allclose(credit.mixed, whole.mixed[part][:, :width], atol=1e-5)
+    for stream, critic in (("reward", roles.reward_critic), ("cost", roles.cost_critic)):
+        with torch.no_grad():
+            whole = assign_credit(stream, scored, critic_values(critic, scored.rollout), config, {})
+            for part in by_length(scored.rollout, 3):
+                piece = part_of(scored, part)
+                credit = assign_credit(stream, piece, critic_values(critic, piece.rollout), config, {})
+                width = piece.rollout.response_mask.shape[1]
+                assert torch.allclose(credit.advantages, whole.advantages[part][:, :width], atol=1e-5)
+                assert torch.allclose(credit.returns, whole.returns[part][:, :width], atol=1e-5)
 
 
 def test_the_first_value_is_read_at_the_last_prompt_token(roll):

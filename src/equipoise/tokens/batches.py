@@ -113,13 +113,11 @@ class ScoredRollout:
 
 @dataclass(frozen=True)
 class Advantages:
-    """What the update needs besides the rollout."""
+    """What the update needs besides the rollout, of rewards or of costs."""
 
-    mixed: Tensor  # (B, R) float32: (A_R − λ·A_C) / (1 + λ)
-    reward_values: Tensor  # (B, R) float32, V_old read at the position before each response token
-    cost_values: Tensor  # (B, R) float32, likewise
-    reward_returns: Tensor  # (B, R) float32
-    cost_returns: Tensor  # (B, R) float32
+    advantages: Tensor  # (B, R) float32
+    values: Tensor  # (B, R) float32, V_old read at the position before each response token
+    returns: Tensor  # (B, R) float32
 
     def to(self, device: torch.device | str) -> "Advantages":
         """The same batch on `device`."""

@@ -3,24 +3,22 @@
 One step, in this order: sample, score, move λ, advantages, update. The maths is in `algos`; this file says when.
 Old values are the critics' own output in the first pass over a rollout batch, before any optimizer step, so
 that no pass is spent on them; old log-probabilities come from the sampler.
-Left out: how roles are loaded (`roles`), held-out evaluation and export (`ppo_validate`).
+Left out: how roles are loaded (`roles`), what a step says of itself (`ppo_metrics`), held-out evaluation and
+export (`ppo_validate`).
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import AdamW
 
 from equipoise import artefact
 from equipoise.algos import credit, lagrange, policy
-from equipoise.algos.masking import masked_sum
 from equipoise.data.load import load_prompts
 from equipoise.data.source import input_paths
 from equipoise.records import Response
@@ -36,6 +34,7 @@ from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_c
 from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings, PpoLagConfig
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
 from equipoise.train.limit import count_limit_from, load_safe_answers
+from equipoise.train.ppo_metrics import Sums, add, check_finite, samples, summarise
 from equipoise.train.ppo_validate import Best, export, keep_best, load_held_out, validate
 from equipoise.train.processes import (
     agreed,
@@ -45,7 +44,6 @@ from equipoise.train.processes import (
     is_finished,
     open_run,
     process_sum,
-    process_sums,
     shard,
     synchronized,
 )
@@ -53,7 +51,6 @@ from equipoise.train.roles import Roles, check_lengths, load_roles
 from equipoise.train.setup import (
     apply_gradients,
     batch_at,
-    finite,
     learning_rate,
     make_optimizer,
     micro_batches,
@@ -62,18 +59,11 @@ from equipoise.train.setup import (
 )
 from equipoise.train.sft import load_examples
 
-Sums = dict[str, float]
+Stream = Literal["reward", "cost"]
+STREAMS: tuple[Stream, ...] = ("reward", "cost")
+"""Each has its own critic, returns and advantages."""
 SHOWN = ("lambda", "mean_cost", "mean_reward", "unsafe_share", "kl", "response_length")
 """What the console line of a step shows; the file has all metrics."""
-LOSSES = (
-    "actor_loss",
-    "ptx_loss",
-    "reward_critic_loss",
-    "cost_critic_loss",
-    "actor_grad_norm",
-    "reward_critic_grad_norm",
-    "cost_critic_grad_norm",
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     state = resume(config, roles, adam)
     networks = {role: accelerator.prepare(model) for role, model in roles.trained().items()}
     optimizers = {role: accelerator.prepare(optimizer) for role, optimizer in adam.items()}
-    actor, reward_critic, cost_critic = (networks[role] for role in ("actor", "reward_critic", "cost_critic"))
+    actor = networks["actor"]
     sampler = NativeSampler(roles.actor, end_id(roles.tokenizer), int(roles.tokenizer.pad_token_id or 0))
     with (
         RunLog(config.out, total_steps=total, show=SHOWN, quiet=not accelerator.is_main_process) as log,
@@ -149,37 +139,44 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             # move λ: once per rollout batch, over all processes
             state = move_lambda(state, gather(scored.costs.tolist(), accelerator), config)
 
-            # advantages, update
+            # advantages, update: one network after the other, so that one graph at a time is in memory
             sums: Sums = {}
             sequences = config.batch_size / accelerator.num_processes
             limits = (config.micro_batch, config.micro_tokens)
             pieces = [part_of(scored, part) for part in by_length(rollout, *limits)]
-            credits: list[Advantages] = []
+            credits: list[dict[Stream, Advantages]] = [{} for _ in pieces]
             for iteration in range(config.update_iters):
-                for i, piece in enumerate(pieces):
-                    mask = piece.rollout.response_mask
-                    with synchronized(i == len(pieces) - 1, accelerator, *networks.values()):
-                        reward_values = critic_values(reward_critic, piece.rollout)
-                        cost_values = critic_values(cost_critic, piece.rollout)
-                        if iteration == 0:
-                            credits.append(
-                                assign_credit(piece, reward_values, cost_values, state.lam, config, sums)
+                for stream in STREAMS:
+                    critic = networks[f"{stream}_critic"]
+                    for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
+                        with synchronized(i == len(pieces) - 1, accelerator, critic):
+                            values = critic_values(critic, piece.rollout)
+                            if iteration == 0:
+                                known[stream] = assign_credit(stream, piece, values, config, sums)
+                            value_loss, _ = policy.value_loss(
+                                values,
+                                known[stream].values,
+                                known[stream].returns,
+                                piece.rollout.response_mask,
+                                denominator=sequences,
+                                clip_range=config.clip_value,
                             )
-                        known = credits[i]
+                            accelerator.backward(value_loss)
+                        add(sums, **{f"{stream}_critic_loss": value_loss})
+                for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
+                    mixed = lagrange.mix(known["reward"].advantages, known["cost"].advantages, state.lam)
+                    with synchronized(i == len(pieces) - 1, accelerator, actor):
                         log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
                         actor_loss, moved = policy.actor_loss(
-                            log_probs, piece.rollout.log_probs, known.mixed, mask, config.clip_ratio, sequences
+                            log_probs,
+                            piece.rollout.log_probs,
+                            mixed,
+                            piece.rollout.response_mask,
+                            config.clip_ratio,
+                            sequences,
                         )
-                        fit = {"denominator": sequences, "clip_range": config.clip_value}
-                        reward_critic_loss, _ = policy.value_loss(
-                            reward_values, known.reward_values, known.reward_returns, mask, **fit
-                        )
-                        cost_critic_loss, _ = policy.value_loss(
-                            cost_values, known.cost_values, known.cost_returns, mask, **fit
-                        )
-                        accelerator.backward(actor_loss + reward_critic_loss + cost_critic_loss)
-                    add(sums, actor_loss=actor_loss, reward_critic_loss=reward_critic_loss)
-                    add(sums, cost_critic_loss=cost_critic_loss, clipped=moved.clipped, tokens=moved.tokens)
+                        accelerator.backward(actor_loss)
+                    add(sums, actor_loss=actor_loss, clipped=moved.clipped, tokens=moved.tokens)
                     add(sums, approx_kl=moved.approx_kl)
                 targets = process_sum(sum(len(e.ids) - e.target_from for e in my_ptx), accelerator)
                 ptx_parts = micro_batches(my_ptx, [e.shape for e in my_ptx], *limits)
@@ -200,13 +197,13 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
 
             # log, evaluate, save
             state = replace(state, step=step + 1)
-            metrics = summarise(scored, responses, sums, state, config, accelerator)
+            metrics = summarise(scored, responses, sums, state.lam, config, accelerator)
             if config.validation and (state.step % config.validation.every == 0 or state.step == total):
                 found = validate(roles, held_out, sampler, config, accelerator)
                 state = replace(state, best=keep_best(found, state.best, state.step, roles, config, accelerator))
                 metrics |= found.metrics()
             log.log(state.step, metrics)
-            log.sample(state.step, _samples(responses, scored))
+            log.sample(state.step, samples(responses, scored))
             accelerator.log(metrics, step=state.step)
             history.append(metrics)
             for message in alarms(history, *_bounds(config)):
@@ -271,83 +268,18 @@ def move_lambda(state: LoopState, costs: Sequence[float], config: PpoLagConfig) 
 
 @torch.no_grad()
 def assign_credit(
-    scored: ScoredRollout,
-    reward_values: Tensor,
-    cost_values: Tensor,
-    lam: float,
-    config: PpoLagConfig,
-    sums: Sums,
+    stream: Stream, scored: ScoredRollout, values: Tensor, config: PpoLagConfig, sums: Sums
 ) -> Advantages:
-    """Advantages of both streams, each with its own critic, mixed by λ; values are old values."""
+    """Advantages of rewards or of costs, with the critic of the same; values are old values."""
     rollout = scored.rollout
     shaping = (rollout.log_probs, scored.ref_log_probs, rollout.response_mask, config.kl_coef, config.clip_score)
-    rewards = credit.shaped_rewards(scored.rewards, *shaping)
-    costs = credit.shaped_costs(scored.costs, *shaping)
-    discount = (rollout.response_mask, config.gamma, config.gae_lambda)
-    by_reward = credit.gae(rewards.values, reward_values, *discount)
-    by_cost = credit.gae(costs.values, cost_values, *discount)
-    share = (rewards.clamped_share + costs.clamped_share) / 2
-    add(sums, clamped=share * rollout.response_mask.sum())
-    return Advantages(
-        mixed=lagrange.mix(by_reward.advantages, by_cost.advantages, lam),
-        reward_values=reward_values.detach(),
-        cost_values=cost_values.detach(),
-        reward_returns=by_reward.returns,
-        cost_returns=by_cost.returns,
-    )
-
-
-def check_finite(
-    sums: Sums, scored: ScoredRollout, step: int, prompt_ids: Sequence[str], accelerator: Accelerator
-) -> None:
-    """Stop all processes before an optimizer step would spread a NaN.
-
-    Raises:
-        TrainingError: Names what is not finite and the prompts of the batch.
-    """
-    scores = {"rewards": float(scored.rewards.sum()), "costs": float(scored.costs.sum())}
-    for key, value in process_sums({**scores, **sums}, accelerator).items():
-        finite(value, f"the sum of {key}", step, prompt_ids)
-
-
-def summarise(
-    scored: ScoredRollout,
-    responses: Sequence[Response],
-    sums: Sums,
-    state: LoopState,
-    config: PpoLagConfig,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """The metrics of one step, over all processes; docs/metrics.md has each one's formula."""
-    mask = scored.rollout.response_mask
-    kl = credit.kl_estimate(scored.rollout.log_probs, scored.ref_log_probs)
-    totals = {
-        "mean_reward": float(scored.rewards.sum()),
-        "mean_cost": float(scored.costs.sum()),
-        "unsafe_share": float((scored.costs > 0).sum()),
-        "kl": float(masked_sum(kl, mask)),
-        "response_length": float(mask.sum()),
-        "unfinished_share": float((~scored.rollout.finished).sum()),
-        "repeated_share": _most_common([r.text for r in responses]),
-        "same_start_share": _most_common([" ".join(r.text.split()[:3]) for r in responses]),
-    }
-    means = {key: value / config.batch_size for key, value in process_sums(totals, accelerator).items()}
-    passes = process_sums(sums, accelerator)
-    return {
-        "lambda": state.lam,
-        "cost_limit": config.cost_limit,
-        **means,
-        **{key: passes[key] / config.update_iters / accelerator.num_processes for key in LOSSES if key in passes},
-        "clipped_share": passes["clipped"] / passes["tokens"],
-        "approx_kl": passes["approx_kl"] / passes["tokens"],
-        "clamped_share": passes["clamped"] * config.update_iters / passes["tokens"],
-    }
-
-
-def add(sums: Sums, **values: Tensor) -> None:
-    """Add detached numbers to running sums."""
-    for key, value in values.items():
-        sums[key] = sums.get(key, 0.0) + float(value.detach())
+    if stream == "reward":
+        shaped = credit.shaped_rewards(scored.rewards, *shaping)
+    else:
+        shaped = credit.shaped_costs(scored.costs, *shaping)
+    add(sums, clamped=shaped.clamped_share * rollout.response_mask.sum() / len(STREAMS))
+    found = credit.gae(shaped.values, values, rollout.response_mask, config.gamma, config.gae_lambda)
+    return Advantages(found.advantages, values.detach(), found.returns)
 
 
 def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
@@ -357,24 +289,6 @@ def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
 def _bounds(config: PpoLagConfig) -> tuple[float, float]:
     """Ceiling and floor of λ; a constant λ has no bounds to be pinned at."""
     return (config.lam.ceiling, config.lam.floor) if isinstance(config.lam, DualAscent) else (math.inf, -math.inf)
-
-
-def _most_common(texts: Sequence[str]) -> float:
-    """How often the most frequent text occurs."""
-    return float(Counter(texts).most_common(1)[0][1])
-
-
-def _samples(responses: Sequence[Response], scored: ScoredRollout) -> list[dict[str, Any]]:
-    """The first response of the batch, for people."""
-    first = responses[0]
-    return [
-        {
-            "prompt": first.prompt.text,
-            "response": first.text,
-            "reward": float(scored.rewards[0]),
-            "cost": float(scored.costs[0]),
-        }
-    ]
 
 
 def _inputs(config: PpoLagConfig) -> dict[str, Path]:

@@ -7,7 +7,7 @@ writes. With one process every function here is the identity. Left out: sharded 
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,15 +155,14 @@ def process_sums(values: Mapping[str, float], accelerator: Accelerator) -> dict[
 
 
 @contextmanager
-def synchronized(is_last: bool, accelerator: Accelerator, *models: nn.Module) -> Iterator[None]:
+def synchronized(is_last: bool, accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
     """Add gradients over processes in the last micro-batch of a step only.
 
     So processes may differ in how many micro-batches they need, and nothing is sent twice. Forward and backward
-    both go inside.
+    both go inside. All micro-batches of one network come before those of the next: else the messages of one
+    network would meet those of another.
     """
-    with ExitStack() as stack:
-        for model in () if is_last else models:
-            stack.enter_context(accelerator.no_sync(model))
+    with nullcontext() if is_last else accelerator.no_sync(model):
         yield
 
 
