@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from equipoise.algos.logprobs import response_log_probs
-from equipoise.models.backbone import causal_logits
+from equipoise.models.backbone import causal_logits, logits_at
 from equipoise.rollout.config import Sampling
 from equipoise.tokens.batches import Rollout
 from equipoise.train.forward import actor_log_probs
@@ -41,7 +41,9 @@ def every_position(model: PreTrainedModel, rollout: Rollout) -> Tensor:
 
 def response(model: PreTrainedModel, rollout: Rollout) -> Tensor:
     width = rollout.response_mask.shape[1]
-    logits = causal_logits(model, rollout.input_ids, rollout.attention_mask, last=width + 1)[:, :-1]
+    picked = torch.zeros_like(rollout.attention_mask)
+    picked[:, -width - 1 : -1] = True
+    logits = logits_at(model, rollout.input_ids, rollout.attention_mask, picked).unflatten(0, (-1, width))
     return response_log_probs(logits, rollout.input_ids, rollout.attention_mask)
 
 

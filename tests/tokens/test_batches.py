@@ -7,6 +7,7 @@ from equipoise.tokens.batches import (
     Rollout,
     ScoredRollout,
     Shape,
+    aligned,
     by_length,
     on_device,
     rows,
@@ -41,26 +42,38 @@ def test_a_batch_moves_with_everything_in_it():
 
 def test_parts_hold_every_item_once_within_the_tokens_and_little_padding():
     draw = torch.Generator().manual_seed(0)
-    shapes = [Shape(*sizes) for sizes in torch.randint(1, 40, (50, 3), generator=draw).tolist()]
-    parts = token_parts(shapes, 1500)
+    shapes = [Shape(*sizes) for sizes in torch.randint(1, 40, (50, 2), generator=draw).tolist()]
+    parts = token_parts(shapes, 1000)
     assert sorted(number for part in parts for number in part) == list(range(50))
     for part in parts:
         some = [shapes[number] for number in part]
-        padded = sum(s.rows for s in some) * (max(s.prompt for s in some) + max(s.rest for s in some))
-        assert padded <= 1500 or len(part) == 1
+        padded = sum(s.rows for s in some) * max(s.length for s in some)
+        assert padded <= 1000 or len(part) == 1
     assert len(parts) < 45
-    lengths = [[shapes[number].prompt + shapes[number].rest for number in part] for part in parts]
+    lengths = [[shapes[number].length for number in part] for part in parts]
     assert all(max(a) <= min(b) for a, b in itertools.pairwise(lengths))
 
 
-def test_parts_of_a_rollout_are_as_large_as_trimmed_they_may_be():
+def test_parts_of_a_rollout_are_as_large_as_they_may_be():
     column, prompt = torch.arange(12), torch.tensor([[5], [2], [1], [4]])
     response = torch.tensor([[1], [7], [3], [3]])
     seen = (column >= 5 - prompt) & (column < 5 + response)
     rollout = Rollout(torch.zeros(4, 12).long(), seen, seen[:, 5:], torch.zeros(4, 7), seen[:, 5])
-    # sorted by length: 1 + 3, 5 + 1, 4 + 3, 2 + 7; the first two are 2·(5 + 3) with their padding, three 3·8
-    parts = by_length(rollout, None, 16)
+    # sorted by length: 1 + 3, 5 + 1, 4 + 3, 2 + 7; the first two are 2·6 with their padding, three 3·7
+    parts = by_length(rollout, None, 12)
     assert [part.tolist() for part in parts] == [[2, 0], [3], [1]]
-    assert [trim(rows(rollout, part)).input_ids.numel() for part in parts] == [16, 7, 9]
-    assert [part.tolist() for part in by_length(rollout, None, 24)] == [[2, 0, 3], [1]]
+    assert [aligned(trim(rows(rollout, part))).input_ids.numel() for part in parts] == [12, 7, 9]
+    assert [part.tolist() for part in by_length(rollout, None, 21)] == [[2, 0, 3], [1]]
     assert [part.tolist() for part in by_length(rollout, None, 1)] == [[2], [0], [3], [1]]
+
+
+def test_aligned_sequences_have_their_padding_behind_them():
+    seen = torch.tensor(
+        [[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]
+    ).bool()  # prompts of 1 and 2, responses of 2 and 3
+    ids = torch.tensor([[9, 9, 1, 2, 3, 9], [9, 4, 5, 6, 7, 8]])
+    rollout = Rollout(ids, seen, seen[:, 3:], torch.zeros(2, 3), seen[:, 5])
+    found = aligned(rollout)
+    assert found.input_ids[found.attention_mask].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found.attention_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    assert found.before.int().tolist() == [[1, 1, 0, 0, 0], [0, 1, 1, 1, 0]]

@@ -46,7 +46,7 @@ def test_chunks_of_an_actor_equal_its_logits_at_once(world, monkeypatch, positio
     drawn = rollout()
     monkeypatch.setattr(lm_head, "LOGITS", positions * model.config.vocab_size)
     found = actor_log_probs(model, drawn, Sampling(**sampling))
-    logits = causal_logits(model, drawn.input_ids, drawn.attention_mask, last=RESPONSE + 1)[:, :-1]
+    logits = causal_logits(model, drawn.input_ids, drawn.attention_mask)[:, -RESPONSE - 1 : -1]
     expected = response_log_probs(logits, drawn.input_ids, drawn.attention_mask, **sampling)
     expected = expected * drawn.response_mask
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

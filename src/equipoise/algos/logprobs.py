@@ -21,9 +21,7 @@ def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         (B, R) float32, in nats.
     """
-    logits = logits.float()
-    taken = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return taken - logits.logsumexp(dim=-1)
+    return logits.float().log_softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def process_logits(

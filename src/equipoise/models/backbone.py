@@ -119,22 +119,18 @@ def load_pretrained(
     return cast("PreTrainedModel", model.to(device).eval())
 
 
-def causal_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, *, last: int = 0) -> Tensor:
+def causal_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Next-token logits of a causal model; padding on either side is exact.
 
     Args:
         model: The language model, wrapped or not.
         input_ids: (B, L) int64.
         attention_mask: (B, L) bool.
-        last: How many of the last positions to compute; 0 for all.
 
     Returns:
-        (B, L, V), or (B, last, V), in the model's type. Row t holds the logits of token t + 1.
+        (B, L, V), in the model's type. Row t holds the logits of token t + 1.
     """
-    names = _parameters(model)
-    keep = {"logits_to_keep": last} if last and "logits_to_keep" in names else {}
-    logits = model(**_inputs(names, input_ids, attention_mask), **keep).logits
-    return cast("Tensor", logits[:, -last:])
+    return cast("Tensor", model(**_causal_inputs(model, input_ids, attention_mask)).logits)
 
 
 def logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
@@ -154,7 +150,7 @@ def logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, picke
         return causal_logits(model, input_ids, attention_mask)[picked]
     hook = head.register_forward_pre_hook(lambda _, hidden: hidden[0][picked].unsqueeze(0))
     try:
-        return cast("Tensor", model(**_inputs(_parameters(model), input_ids, attention_mask)).logits[0])
+        return cast("Tensor", model(**_causal_inputs(model, input_ids, attention_mask)).logits[0])
     finally:
         hook.remove()
 
@@ -164,12 +160,15 @@ def hidden_states(backbone: PreTrainedModel, input_ids: Tensor, attention_mask: 
 
     Encoders number their positions themselves (RoBERTa not from 0), so they need their padding on the right.
     """
-    names = _parameters(backbone) - ({"position_ids"} if is_encoder(backbone) else set())
-    return cast("Tensor", backbone(**_inputs(names, input_ids, attention_mask)).last_hidden_state)
+    if is_encoder(backbone):
+        return cast("Tensor", backbone(input_ids, attention_mask=attention_mask.long()).last_hidden_state)
+    return cast("Tensor", backbone(**_causal_inputs(backbone, input_ids, attention_mask)).last_hidden_state)
 
 
 def is_encoder(model: PreTrainedModel) -> bool:
-    """Whether every token sees those after it, as in BERT."""
+    """Whether every token sees those after it, as in BERT, or in a Gemma made to embed."""
+    if getattr(model.config, "use_bidirectional_attention", None):
+        return True
     masked = model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return masked and not getattr(model.config, "is_decoder", False)
 
@@ -308,15 +307,20 @@ def _check_folder(folder: Path, safetensors: bool) -> None:
         )
 
 
-def _parameters(model: nn.Module) -> frozenset[str]:
+def _causal_inputs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    """What a causal model is called with.
+
+    No token sees those after it, so padding behind all real tokens needs no mask, and attention without one is
+    faster: kernels skip what lies in the future.
+    """
     inner = getattr(model, "module", model)  # DistributedDataParallel takes *args
-    return frozenset(inspect.signature(inner.forward).parameters)
-
-
-def _inputs(names: frozenset[str], input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+    names = inspect.signature(inner.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": input_ids}
     if "use_cache" in names:
         inputs["use_cache"] = False
+    if bool(attention_mask[:, 0].all()):
+        return inputs
+    inputs["attention_mask"] = attention_mask.long()
     if "position_ids" in names:
         inputs["position_ids"] = position_ids(attention_mask)
     return inputs

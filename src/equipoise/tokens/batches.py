@@ -145,11 +145,10 @@ def repeated(batch: BatchT, times: int) -> BatchT:
 
 
 class Shape(NamedTuple):
-    """What an item brings to a forward pass. Prompts are padded apart from what follows them."""
+    """What an item brings to a forward pass."""
 
     rows: int
-    prompt: int  # tokens of the longest prompt; 0 where prompts are not padded apart
-    rest: int  # tokens of the longest sequence without its prompt
+    length: int  # tokens of the longest sequence
 
 
 def token_parts(shapes: Sequence[Shape], tokens: int) -> list[list[int]]:
@@ -158,13 +157,13 @@ def token_parts(shapes: Sequence[Shape], tokens: int) -> list[list[int]]:
     An item that has more is a part of its own.
     """
     parts: list[list[int]] = []
-    whole = Shape(0, 0, 0)
-    for number in sorted(range(len(shapes)), key=lambda n: shapes[n].prompt + shapes[n].rest):
+    together = 0
+    for number in sorted(range(len(shapes)), key=lambda n: shapes[n].length):
         one = shapes[number]
-        whole = Shape(whole.rows + one.rows, max(whole.prompt, one.prompt), max(whole.rest, one.rest))
-        if not parts or whole.rows * (whole.prompt + whole.rest) > tokens:
+        together += one.rows
+        if not parts or together * one.length > tokens:
             parts.append([])
-            whole = one
+            together = one.rows
         parts[-1].append(number)
     return parts
 
@@ -173,14 +172,13 @@ def by_length(rollout: Rollout, size: int | None, tokens: int | None = None) -> 
     """Row numbers in parts, neighbours in length together; one part of all when both limits are unset.
 
     Args:
-        rollout: Rows that are to be trimmed part by part.
+        rollout: Rows that go through networks part by part.
         size: The most rows of a part.
-        tokens: Or: the most tokens of a trimmed part, padding included.
+        tokens: Or: the most tokens of a part, padding included; see `aligned`.
     """
     lengths = rollout.attention_mask.sum(dim=-1)
     if tokens is not None:
-        ends = rollout.response_mask.sum(dim=-1)
-        shapes = [Shape(1, p, r) for p, r in zip((lengths - ends).tolist(), ends.tolist(), strict=True)]
+        shapes = [Shape(1, length) for length in lengths.tolist()]
         return [torch.tensor(part, device=lengths.device) for part in token_parts(shapes, tokens)]
     order = lengths.argsort(stable=True)
     return list(torch.split(order, size)) if size else [torch.arange(len(lengths), device=lengths.device)]
@@ -199,6 +197,25 @@ def trim(rollout: Rollout) -> Rollout:
         log_probs=rollout.log_probs[:, :kept],
         finished=rollout.finished,
     )
+
+
+class Aligned(NamedTuple):
+    """Sequences with all padding behind them, and where the logits and values of response tokens stand."""
+
+    input_ids: Tensor  # (B, S) int64, S tokens of the longest sequence
+    attention_mask: Tensor  # (B, S) bool
+    before: Tensor  # (B, S) bool: True one position before each response token, row by row as in response_mask
+
+
+def aligned(rollout: Rollout) -> Aligned:
+    """Move each sequence to the left edge: no prompt is padded any more, and a causal model needs no mask."""
+    lengths = rollout.attention_mask.sum(dim=1, keepdim=True)
+    column = torch.arange(int(lengths.max()), device=lengths.device)
+    first = rollout.attention_mask.int().argmax(dim=1, keepdim=True)
+    source = (first + column).clamp(max=rollout.input_ids.shape[1] - 1)
+    prompts = lengths - rollout.response_mask.sum(dim=1, keepdim=True)
+    before = (column >= prompts - 1) & (column < lengths - 1)
+    return Aligned(rollout.input_ids.gather(1, source), column < lengths, before)
 
 
 def part_of(scored: ScoredRollout, index: Tensor) -> ScoredRollout:

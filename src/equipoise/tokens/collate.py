@@ -48,8 +48,8 @@ class Example(NamedTuple):
 
     @property
     def shape(self) -> Shape:
-        """Its part of a batch, which is padded on the right alone."""
-        return Shape(rows=1, prompt=0, rest=len(self.ids))
+        """Its part of a batch."""
+        return Shape(rows=1, length=len(self.ids))
 
 
 def sft_examples(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equipoise.algos.logprobs import response_log_probs, token_log_probs
 from equipoise.models.lm_head import from_logits
 from equipoise.rollout.config import Sampling
-from equipoise.tokens.batches import Rollout, SftBatch
+from equipoise.tokens.batches import Rollout, SftBatch, aligned
 
 
 def target_log_probs(model: nn.Module, batch: SftBatch) -> Tensor:
@@ -46,19 +46,18 @@ def actor_log_probs(model: nn.Module, rollout: Rollout, sampling: Sampling) -> T
         (B, R) float32, 0 after the end of a response.
     """
     mask = rollout.response_mask
-    before = rollout.input_ids.shape[1] - mask.shape[1] - 1
-    picked = nn.functional.pad(mask, (before, 1))
-    rows, columns = picked.nonzero(as_tuple=True)
-    tokens = rollout.input_ids[rows, columns + 1].unsqueeze(1)
+    input_ids, attention_mask, before = aligned(rollout)
+    rows, columns = before.nonzero(as_tuple=True)
+    tokens = input_ids[rows, columns + 1].unsqueeze(1)
 
     def log_probs(logits: Tensor, some: Tensor) -> Tensor:
         """Each position as a response of one token, whose prompt is all that stands before it."""
         ids, seen = tokens[some], torch.ones_like(tokens[some], dtype=torch.bool)
         if sampling.repetition_penalty != 1.0:
-            context = rollout.input_ids[rows[some]]
+            context = input_ids[rows[some]]
             earlier = torch.arange(context.shape[1], device=context.device) <= columns[some].unsqueeze(1)
             ids = torch.cat([context, ids], dim=1)
-            seen = torch.cat([rollout.attention_mask[rows[some]] & earlier, seen], dim=1)
+            seen = torch.cat([earlier, seen], dim=1)
         return response_log_probs(
             logits.unsqueeze(1),
             ids,
@@ -68,7 +67,7 @@ def actor_log_probs(model: nn.Module, rollout: Rollout, sampling: Sampling) -> T
             top_p=sampling.top_p,
         ).squeeze(1)
 
-    taken = from_logits(model, rollout.input_ids, rollout.attention_mask, picked, log_probs)
+    taken = from_logits(model, input_ids, attention_mask, before, log_probs)
     return torch.zeros_like(mask, dtype=taken.dtype).masked_scatter(mask, taken)
 
 
@@ -80,7 +79,9 @@ def critic_values(critic: nn.Module, rollout: Rollout) -> Tensor:
         rollout: Prompts left-padded, responses right-padded.
 
     Returns:
-        (B, R) float32.
+        (B, R) float32, 0 after the end of a response.
     """
-    scores: Tensor = critic(rollout.input_ids, rollout.attention_mask)
-    return scores[:, -rollout.response_mask.shape[1] - 1 : -1]
+    mask = rollout.response_mask
+    input_ids, attention_mask, before = aligned(rollout)
+    scores: Tensor = critic(input_ids, attention_mask)
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_scatter(mask, scores[before])

@@ -364,5 +364,5 @@ def _survey(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_len
         room = max_length - len(prompt) - 1
         needed = [len(ids) for ids in many_response_ids(tokenizer, list(group.texts))]
         cut += sum(length > room for length in needed)
-        shapes[group.prompt.id] = Shape(len(needed), 0, len(prompt) + 1 + min(room, max(needed)))
-    return Survey(max(shape.rest for shape in shapes.values()), cut, shapes)
+        shapes[group.prompt.id] = Shape(len(needed), len(prompt) + 1 + min(room, max(needed)))
+    return Survey(max(shape.length for shape in shapes.values()), cut, shapes)

@@ -177,15 +177,16 @@ def micro_batches(
 
     Args:
         items: What a batch is made of, or nothing.
-        shapes: Rows and tokens of each; not looked at without `tokens`.
-        size: Runs of at most this many items.
-        tokens: Or: items of like length, at most this many tokens with their padding; see `token_parts`.
+        shapes: Rows and tokens of each: neighbours in length go together.
+        size: At most this many items.
+        tokens: Or: at most this many tokens with their padding; see `token_parts`.
     """
     if tokens is not None:
         return [[items[n] for n in part] for part in token_parts(shapes, tokens)]
     if size is None:
         return [items] if items else []
-    return [items[i : i + size] for i in range(0, len(items), size)]
+    order = sorted(range(len(items)), key=lambda n: shapes[n].length)
+    return [[items[n] for n in order[i : i + size]] for i in range(0, len(order), size)]
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
