@@ -9,6 +9,7 @@ from equipoise.tokens.collate import (
     collate_rewards,
     collate_scores,
     collate_sft,
+    many_sft_examples,
     sft_examples,
 )
 from equipoise.tokens.render import render_with_mask
@@ -220,3 +221,13 @@ def test_masks_are_bool_and_ids_are_int64(tokenizer_of):
     batch, _ = collate_scores(tokenizer_of("llama"), [(ASK.messages, "ok")], 100)
     assert batch.attention_mask.dtype == torch.bool
     assert batch.input_ids.dtype == torch.int64
+
+
+def test_many_demonstrations_give_the_examples_of_each(tokenizer_of):
+    tokenizer = tokenizer_of("llama")
+    several = [
+        Demonstration(messages=(*ask, assistant(text)))
+        for ask, text in ((Prompt.from_text("hi").messages, "yes"), (Prompt.from_text("and now ?").messages, "no"))
+    ]
+    one_by_one = [example for each in several for example in sft_examples(tokenizer, each, 60)]
+    assert many_sft_examples(tokenizer, several, 60) == one_by_one

@@ -4,7 +4,7 @@ from transformers import AutoTokenizer
 
 from equipoise.errors import ConfigError, DataError, ModelError
 from equipoise.records import Message
-from equipoise.tokens.template import decode, end_id, load_tokenizer, prompt_ids, response_ids
+from equipoise.tokens.template import decode, end_id, load_tokenizer, many_prompt_ids, prompt_ids, response_ids
 
 ASK = (Message(role="user", content="how do i bake bread"),)
 TALK = (
@@ -106,6 +106,12 @@ def test_special_tokens_spelled_out_in_a_text_stay_text(tokenizer_of, family):
 def test_a_template_that_refuses_a_system_turn_is_reported(tokenizer_of):
     with pytest.raises(DataError, match="System role not supported"):
         prompt_ids(tokenizer_of("gemma"), (Message(role="system", content="be kind"), *ASK))
+
+
+def test_of_many_conversations_the_refused_one_is_named(tokenizer_of):
+    refused = (Message(role="system", content="be kind"), Message(role="user", content="who refuses me?"))
+    with pytest.raises(DataError, match=r"system / user: 'who refuses me\?'"):
+        many_prompt_ids(tokenizer_of("gemma"), [ASK, refused, ASK])
 
 
 def test_no_folder_is_a_model_error(tmp_path):

@@ -59,11 +59,22 @@ def sft_examples(
     *,
     too_long: TooLong = "cut_left",
 ) -> list[Example]:
-    """One example per assistant turn that answers a user.
+    """`many_sft_examples` of one demonstration."""
+    return many_sft_examples(tokenizer, [demonstration], max_length, too_long=too_long)
+
+
+def many_sft_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    max_length: int,
+    *,
+    too_long: TooLong = "cut_left",
+) -> list[Example]:
+    """One example per assistant turn that answers a user, in order.
 
     Args:
         tokenizer: The policy's tokenizer.
-        demonstration: The conversation.
+        demonstrations: The conversations.
         max_length: Tokens, prompt and response together. A turn longer than what its prompt leaves is cut at
             the right and its end is no target, so the model does not learn to stop there.
         too_long: What to do with a prompt that leaves no room for an answer.
@@ -71,10 +82,14 @@ def sft_examples(
     Raises:
         DataError: A prompt does not fit and `too_long` is "refuse".
     """
-    turns = demonstration.messages
-    answers = [i for i in range(1, len(turns)) if (turns[i - 1].role, turns[i].role) == ("user", "assistant")]
-    prompts = many_prompt_ids(tokenizer, [turns[:i] for i in answers])
-    responses = many_response_ids(tokenizer, [turns[i].content for i in answers])
+    answers = [
+        (d.messages, i)
+        for d in demonstrations
+        for i in range(1, len(d.messages))
+        if (d.messages[i - 1].role, d.messages[i].role) == ("user", "assistant")
+    ]
+    prompts = many_prompt_ids(tokenizer, [turns[:i] for turns, i in answers])
+    responses = many_response_ids(tokenizer, [turns[i].content for turns, i in answers])
     end, examples = end_id(tokenizer), []
     for whole, response in zip(prompts, responses, strict=True):
         target = [*response, end]

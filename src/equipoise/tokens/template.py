@@ -108,9 +108,11 @@ def many_prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[
             tokenizer_kwargs={"verbose": False},
         )
     except TemplateError as error:
+        if len(conversations) > 1:
+            return [prompt_ids(tokenizer, messages) for messages in conversations]  # raises for the one it refuses
         raise DataError(
             "The tokenizer's chat template refuses a conversation.",
-            where=" / ".join(m.role for m in conversations[0]) if len(conversations) == 1 else "",
+            where=f"{' / '.join(m.role for m in conversations[0])}: {conversations[0][-1].content[:60]!r}",
             why=str(error),
             fix="Merge the turns it does not allow, or choose a named template: " + ", ".join(TEMPLATES),
         ) from error

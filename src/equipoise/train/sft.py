@@ -22,7 +22,7 @@ from equipoise.models.backbone import check_fit, load_causal_lm, save_policy
 from equipoise.models.devices import pick_dtype
 from equipoise.records import Demonstration
 from equipoise.runlog import RunLog
-from equipoise.tokens.collate import Example, collate_sft, sft_examples
+from equipoise.tokens.collate import Example, collate_sft, many_sft_examples
 from equipoise.tokens.template import load_tokenizer
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import SftConfig
@@ -143,17 +143,11 @@ def load_examples(
     sources: Sequence[DataSource], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Example]:
     """Every assistant turn of some files of demonstrations, as tokens."""
-    return _examples(_load(sources), tokenizer, max_length)
+    return many_sft_examples(tokenizer, _load(sources), max_length)
 
 
 def _load(sources: Sequence[DataSource]) -> list[Demonstration]:
     return [demonstration for source in sources for demonstration in load_demonstrations(source)]
-
-
-def _examples(
-    demonstrations: Sequence[Demonstration], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[Example]:
-    return [example for d in demonstrations for example in sft_examples(tokenizer, d, max_length)]
 
 
 def _split(
@@ -168,7 +162,8 @@ def _split(
             why=f"all {len(records)} were held out (held_out = {config.held_out})",
             fix="Lower held_out, or bring more demonstrations.",
         )
-    return _examples(train, tokenizer, config.max_length), _examples(held_out, tokenizer, config.max_length)
+    length = config.max_length
+    return many_sft_examples(tokenizer, train, length), many_sft_examples(tokenizer, held_out, length)
 
 
 def _batches(
