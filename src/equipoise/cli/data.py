@@ -1,15 +1,11 @@
 """`equipoise data check FILE`: what a data file holds, before anything is trained on it."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from equipoise.data.source import Contradictions, DataSource, FormatName
-from equipoise.records import Demonstration, Message, Record
-
-_EXAMPLES = 3
 
 
 def check(
@@ -34,31 +30,13 @@ def check(
     loaded = read(validate(DataSource, settings, where="flags"))
     print(render(describe(loaded)))
     if tokenizer is not None:
+        from equipoise.cli.stages import needs_extra
+
+        with needs_extra("data check --tokenizer"):
+            from equipoise.tokens.render import masked_examples
+            from equipoise.tokens.template import load_tokenizer
+
         print(f"\nAs tokens of {tokenizer}, the trained or scored part between ⟦ and ⟧")
-        for text in _masked(loaded.records[:: max(1, len(loaded.records) // _EXAMPLES)], tokenizer, max_length):
+        for text in masked_examples(loaded.records, load_tokenizer(tokenizer), max_length):
             print(f"--\n{text}")
     return 0
-
-
-def _masked(records: Sequence[Record], tokenizer: Path, max_length: int) -> Iterator[str]:
-    """The first few records as one conversation is trained on or scored."""
-    from equipoise.cli.stages import needs_extra
-    from equipoise.data.conversations import prompt_of, responses_of
-
-    with needs_extra("data check --tokenizer"):
-        from equipoise.tokens.collate import sft_examples
-        from equipoise.tokens.render import render_with_mask
-        from equipoise.tokens.template import load_tokenizer
-
-    loaded = load_tokenizer(tokenizer)
-    for record in records[:_EXAMPLES]:
-        answered = (
-            [record]
-            if isinstance(record, Demonstration)
-            else [
-                Demonstration(messages=(*prompt_of(record).messages, Message(role="assistant", content=text)))
-                for text in responses_of(record)
-            ]
-        )
-        for conversation in answered:
-            yield render_with_mask(loaded, sft_examples(loaded, conversation, max_length)[-1])

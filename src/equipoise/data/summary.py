@@ -23,7 +23,7 @@ _LONGEST_EXAMPLE = 1500
 
 
 class Lengths(NamedTuple):
-    """Lengths of texts, in words between blanks."""
+    """Lengths of texts: in words between blanks, or in tokens."""
 
     texts: int
     mean: float
@@ -216,13 +216,14 @@ def _lengths(prompts: Sequence[Prompt], records: Sequence[Record]) -> dict[str, 
         "prompts": [" ".join(message.content for message in prompt.messages) for prompt in prompts],
         "responses": [text for record in records for text in responses_of(record)],
     }
-    return {name: _measure(found) for name, found in texts.items() if found}
+    return {name: lengths_of([len(text.split()) for text in found]) for name, found in texts.items() if found}
 
 
-def _measure(texts: Sequence[str]) -> Lengths:
-    words = sorted(len(text.split()) for text in texts)
-    p95 = words[min(len(words) - 1, int(0.95 * len(words)))]
-    return Lengths(len(words), statistics.fmean(words), statistics.median(words), p95, words[-1])
+def lengths_of(counts: Sequence[int]) -> Lengths:
+    """What a list of lengths is like; it is not empty."""
+    ordered = sorted(counts)
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return Lengths(len(ordered), statistics.fmean(ordered), statistics.median(ordered), p95, ordered[-1])
 
 
 def _spread(records: Sequence[Record]) -> list[Record]:

@@ -81,7 +81,7 @@ def add_adapter(model: PreTrainedModel, name: str, shape: LoraConfig, seed: int)
             fix=f"Name linear layers in lora.target_modules: {linear}.",
         ) from error
     embedding = cast("nn.Embedding", model.get_input_embeddings()).weight
-    if any(layer.get_base_layer().weight is embedding for _, layer in _adapted(model)):
+    if any(layer.get_base_layer().weight is embedding for _, layer in adapted_layers(model)):
         raise ModelError(
             "The layer that shares its weights with the embedding cannot have an adapter.",
             where=where,
@@ -128,7 +128,7 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str, *, trainab
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A plain model on the CPU with the adapter in its weights, W + (alpha/r)·B·A; `model` stays as it is."""
     plain = _copy(model, lambda p: nn.Parameter(p.detach().cpu(), requires_grad=False))
-    for name, layer in list(_adapted(plain)):
+    for name, layer in list(adapted_layers(plain)):
         layer.merge(safe_merge=True)  # into new tensors: on a CPU the old ones belong to `model`
         plain.set_submodule(name, layer.get_base_layer())
     return plain.cpu()
@@ -181,10 +181,12 @@ def base_of_adapter(path: str | Path) -> Base | None:
 
 def _copy(model: Network, weight: Callable[[nn.Parameter], nn.Parameter]) -> Network:
     """Another object of the same structure, each of its parameters made from the old one; ties stay ties."""
-    return copy.deepcopy(model, {id(parameter): weight(parameter) for parameter in model.parameters()})
+    made: dict[int, Any] = {id(parameter): weight(parameter) for parameter in model.parameters()}
+    return copy.deepcopy(model, made | {id(buffer): buffer.clone() for buffer in model.buffers()})
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """The layers of a network that have an adapter, by name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
 
 

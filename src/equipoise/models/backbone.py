@@ -194,20 +194,28 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length
     Raises:
         ModelError: The sequence is longer than the context, or the tokenizer knows more tokens than the model.
     """
-    where = str(model.config.name_or_path)
-    limit = context_length(model)
-    if limit is not None and length > limit:
-        raise ModelError(
-            f"Sequences of {length} tokens do not fit the model's context of {limit}.",
-            where=where,
-            fix="Lower the maximum length (prompt and response together) or take a model with a longer context.",
-        )
+    check_length(model, length)
     known = cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0]
     if len(tokenizer) > known:
         raise ModelError(
             f"The tokenizer has {len(tokenizer)} tokens, the model has embeddings for {known}.",
-            where=where,
+            where=str(model.config.name_or_path),
             fix="Use the tokenizer that belongs to the model.",
+        )
+
+
+def check_length(model: PreTrainedModel, length: int) -> None:
+    """Refuse sequences, prompt and response together, that are longer than the model's context.
+
+    Raises:
+        ModelError: They are.
+    """
+    limit = context_length(model)
+    if limit is not None and length > limit:
+        raise ModelError(
+            f"Sequences of {length} tokens do not fit the model's context of {limit}.",
+            where=str(model.config.name_or_path),
+            fix="Lower the maximum length (prompt and response together) or take a model with a longer context.",
         )
 
 

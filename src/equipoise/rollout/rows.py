@@ -92,10 +92,14 @@ class OpenRows:
         if len(keep):
             first = int(self.buffers[0][keep].any(dim=0).flatten().int().argmax())
             parts.insert(0, [buffer[keep, :, first : self.used] for buffer in self.buffers])
-        self.used = max(part[0].shape[2] for part in parts)
-        self.buffers = [_stacked(tensors, self.used + ROOM) for tensors in zip(*parts, strict=True)]
-        pairs = zip(self.buffers[1::2], self.buffers[2::2], strict=True)
-        self.cache.layers = [_InPlaceLayer(keys, values, self.used) for keys, values in pairs]
+        used = max(part[0].shape[2] for part in parts)
+        self.hold([_stacked(tensors, used + ROOM) for tensors in zip(*parts, strict=True)], used)
+
+    def hold(self, buffers: list[Tensor], used: int) -> None:
+        """Go on with these buffers, whose first `used` columns hold tokens."""
+        self.buffers, self.used = buffers, used
+        pairs = zip(buffers[1::2], buffers[2::2], strict=True)
+        self.cache.layers = [_InPlaceLayer(keys, values, used) for keys, values in pairs]
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """See `Rows`."""

@@ -144,9 +144,9 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
         return config.out
     tokenizer = load_tokenizer(config.model, template=config.template)
     fitting = _fitting(groups, tokenizer, config)
-    train, held_out = _split(fitting, config)
+    train, held_out = split_groups(fitting, config)
     survey = _survey(tokenizer, (*train, *held_out), config.max_length)
-    lengths, size = tuple(group.length for group in train), _groups_per_batch(train, config.batch_size)
+    lengths, size = tuple(group.length for group in train), groups_per_batch(train, config.batch_size)
     per_epoch = len(_batches(lengths, size, config.seed, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
     network = scorer_from(
@@ -308,7 +308,7 @@ def _accuracies(counts: Counts) -> dict[str, float]:
     return found
 
 
-def _groups_per_batch(groups: Sequence[Group], terms: int | None) -> int:
+def groups_per_batch(groups: Sequence[Group], terms: int | None) -> int:
     """How many prompts make about `terms` terms of the loss; all of them when `terms` is unset."""
     return len(groups) if terms is None else max(1, round(terms * len(groups) / sum(g.terms for g in groups)))
 
@@ -316,7 +316,7 @@ def _groups_per_batch(groups: Sequence[Group], terms: int | None) -> int:
 def _micro_batches(
     groups: Sequence[Group], survey: Survey, config: ScoreModelConfig, terms: int | None
 ) -> list[Sequence[Group]]:
-    size = _groups_per_batch(groups, terms) if groups else None
+    size = groups_per_batch(groups, terms) if groups else None
     return micro_batches(groups, [survey.shapes[g.prompt.id] for g in groups], size, config.micro_tokens)
 
 
@@ -334,7 +334,7 @@ def _fitting(
     return [group for group in groups if group.prompt.id in fits]
 
 
-def _split(groups: Sequence[Group], config: ScoreModelConfig) -> tuple[list[Group], list[Group]]:
+def split_groups(groups: Sequence[Group], config: ScoreModelConfig) -> tuple[list[Group], list[Group]]:
     """Training and held-out prompts."""
     train: list[Group] = []
     held_out: list[Group] = []
