@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rollout"}),
     frozenset({"train"}),
     frozenset({"redteam", "evaluate"}),
-    frozenset({"playground", "rounds"}),
+    frozenset({"playground", "rounds", "plan"}),
     frozenset({"cli"}),
 )
 VOCABULARY = LAYERS[0]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from equipoise import __version__
+from equipoise.cli.plan import PLANNED, plan_command
 from equipoise.cli.stages import STAGES, Stage
 from equipoise.errors import EquipoiseError
 
@@ -25,6 +26,7 @@ OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 GROUPS = {
     "annotate": "Collect labels.",
     "data": "Look at data files.",
+    "plan": "What a stage will take, before anything loads: memory, tokens, examples; time by --probe.",
     "playground": "The offline world.",
 }
 
@@ -89,6 +91,8 @@ def build_app() -> App:
         app.command(App(name=name, help=text))
     for stage in STAGES:
         _parent(app, stage.command).command(App(name=stage.command[-1], help=stage.help))
+        if stage.name in PLANNED:
+            app["plan"].command(App(name=stage.name, help=f"Plan `{stage.name}`."))
     for command, function, text in OTHERS:
         _parent(app, command).command(function, name=command[-1], help=text)
     return app
@@ -101,6 +105,8 @@ def attach_stage(app: App, words: Sequence[str]) -> None:
         if command[: len(stage.command)] == stage.command:  # `--help` may follow it
             found = _parent(app, stage.command)[stage.command[-1]]
             found.default(stage_command(stage))
+        elif command[:2] == ("plan", *stage.command) and stage.name in PLANNED:
+            app["plan"][stage.name].default(plan_command(stage))
 
 
 def stage_command(stage: Stage) -> Callable[..., int]:

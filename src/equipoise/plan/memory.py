@@ -1,0 +1,160 @@
+"""How much memory a stage takes: its networks by role, and the most that is alive in each of its phases.
+
+The order of events is that of the stage's loop from its second step on, when optimizer states exist: for
+`ppo-lag` sample, score, train, PTX, update. Every response is as long as the limit. Of several processes each
+takes this much, and the copies of gradients that they exchange besides.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import PreTrainedModel
+
+from equipoise.algos.logprobs import token_log_probs
+from equipoise.models.adapters import adapted_layers
+from equipoise.models.backbone import logits_at
+from equipoise.models.score_head import Scorer
+from equipoise.plan.ledger import Ledger
+from equipoise.plan.workload import Pass
+from equipoise.train.config import OptimizerSettings
+from equipoise.train.setup import apply_gradients, make_optimizer
+
+FIRST_USE = 24 * 2**20
+"""Bytes that libraries take on a CPU at their first use (BLAS, autograd, tokenizer); measured, docs/plan.md."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Role:
+    """What one network keeps for itself, in bytes; weights that roles share stand with the first of them."""
+
+    name: str
+    weights: int
+    parameters: int  # that are its own
+    trained: int  # of them
+    gradients: int = 0
+    optimizer: int = 0  # Adam's two moments, and float32 copies of weights in lower precision
+    note: str = ""
+
+
+@dataclass
+class Memory:
+    """Bytes. `phases` are peaks of everything that is alive; `parts` are what they are made of."""
+
+    roles: list[Role] = field(default_factory=list)
+    phases: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
+    libraries: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return max(self.phases.values()) + self.libraries
+
+
+class Tally:
+    """The memory of one stage, written down while its steps are gone through."""
+
+    def __init__(self, ledger: Ledger, *, gpu: bool) -> None:
+        self.ledger, self.gpu, self.memory = ledger, gpu, Memory(phases=ledger.phases)
+        self.trained: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, AdamW] = {}
+
+    @contextmanager
+    def role(self, name: str, note: str = "") -> Iterator[None]:
+        """Enter what is made inside as one role's."""
+        before = self.ledger.live
+        yield
+        self.memory.roles.append(Role(name, self.ledger.live - before, 0, 0, note=note))
+
+    def part(self, name: str, size: int) -> None:
+        """Keep the largest of what is called so."""
+        self.memory.parts[name] = max(size, self.memory.parts.get(name, 0))
+
+    def start_training(self, networks: Mapping[str, nn.Module], settings: Mapping[str, OptimizerSettings]) -> None:
+        """Give the trained networks optimizers that have taken a step.
+
+        Args:
+            networks: Role → network.
+            settings: Role → optimizer.
+        """
+        self.trained = dict(networks)
+        for name, network in networks.items():
+            before = self.ledger.live
+            adam = make_optimizer(network, settings[name])
+            for group in adam.param_groups:
+                group["foreach"] = self.gpu
+            self.optimizers[name] = adam
+            fill_gradients(network)
+            gradients = sum(p.grad.nbytes for p in network.parameters() if p.grad is not None)
+            apply_gradients(network, adam, settings[name], settings[name].lr)
+            role = next(role for role in self.memory.roles if role.name == name)
+            role.gradients, role.optimizer = gradients, self.ledger.live - before
+            role.trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+    def update(self, settings: Mapping[str, OptimizerSettings]) -> None:
+        """The optimizer steps, one network after the other, when all have their gradients."""
+        for network in self.trained.values():
+            fill_gradients(network)
+        with self.ledger.phase("update"):
+            for name, network in self.trained.items():
+                apply_gradients(network, self.optimizers[name], settings[name], settings[name].lr)
+
+    def learn(self, phase: str, losses: Any, passes: int) -> None:
+        """Forward and backward passes of one step.
+
+        Args:
+            phase: Name of the phase.
+            losses: Function without arguments that goes forward and returns a loss with its graph.
+            passes: Micro-batches; from the second on the gradients of the first are there.
+        """
+        with self.ledger.phase(phase):
+            for _ in range(min(2, passes)):
+                before = self.ledger.live
+                loss = losses()
+                self.part("activations", self.ledger.live - before)
+                loss.backward()
+                del loss
+
+    def files(self, saved: nn.Module) -> None:
+        """Loading and saving, which take memory of the CPU: mapped files, and merged adapters."""
+        if self.gpu:
+            return
+        self.memory.libraries = FIRST_USE
+        largest = max(role.weights for role in self.memory.roles)
+        self.memory.phases["load"] = sum(role.weights for role in self.memory.roles) + largest
+        merged = sum(cast("Tensor", layer.get_base_layer().weight).nbytes for _, layer in adapted_layers(saved))
+        if merged:
+            self.memory.phases["save"] = self.ledger.live + merged
+
+
+def fill_gradients(network: nn.Module) -> None:
+    """A gradient for every trained weight that has none."""
+    for weight in network.parameters():
+        if weight.requires_grad and weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+
+
+def target_loss(model: PreTrainedModel, work: Pass, tally: Tally) -> Tensor:
+    """The forward pass of `train.forward.target_log_probs`, with the number of targets known beforehand."""
+    ids, mask = blank(work.rows, work.length)
+    picked = torch.zeros(work.targets, dtype=torch.int64)
+    logits = logits_at(model, ids, mask, cast("Tensor", (picked, picked)))
+    tally.part("logits", logits.numel() * 4)
+    return -token_log_probs(logits.unsqueeze(0), picked.unsqueeze(0)).sum()
+
+
+def scores(scorer: Scorer, rows: int, length: int) -> Tensor:
+    """The forward pass of a scorer; where "last" is cannot be looked up, so every position gets a score."""
+    ids, mask = blank(rows, length)
+    return scorer.token_scores(ids, mask) if scorer.pooling == "last" else cast("Tensor", scorer(ids, mask))
+
+
+def blank(rows: int, length: int) -> tuple[Tensor, Tensor]:
+    """(B, L) token numbers, and a (B, L) mask in which all are real."""
+    return torch.zeros(rows, length, dtype=torch.int64), torch.ones(rows, length, dtype=torch.bool)

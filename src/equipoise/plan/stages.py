@@ -1,0 +1,165 @@
+"""The memory of each stage that trains: its networks, then one step of its loop, phase by phase."""
+
+import torch
+
+from equipoise.models.backbone import check_length
+from equipoise.models.score_head import Scorer
+from equipoise.plan import networks
+from equipoise.plan.ledger import nothing_loaded
+from equipoise.plan.memory import DTYPES, Memory, Tally, blank, scores, target_loss
+from equipoise.plan.sampling import sample
+from equipoise.plan.workload import PpoWork, Work
+from equipoise.rollout.config import ModelScore, ScoreSourceConfig
+from equipoise.rollout.sampler import evaluating
+from equipoise.tokens.batches import Rollout
+from equipoise.train.config import PpoLagConfig, ScoreModelConfig, SftConfig
+from equipoise.train.forward import actor_log_probs, critic_values
+from equipoise.train.setup import train_adapter, without_dropout
+from equipoise.train.shared_base import SharedBase
+
+TRAINED = ("actor", "reward_critic", "cost_critic")
+
+
+def sft_memory(config: SftConfig, work: Work, *, gpu: bool) -> Memory:
+    """What `sft` takes.
+
+    Args:
+        config: The stage's settings.
+        work: Its batches.
+        gpu: Whether it runs on a GPU: the optimizer then treats all weights at once.
+
+    Raises:
+        ModelError: The folder holds no such model, or its context is too short.
+    """
+    with nothing_loaded() as ledger:
+        tally = Tally(ledger, gpu=gpu)
+        with tally.role("policy"):
+            model = networks.causal_lm(config.model, DTYPES[config.hardware.precision])
+            train_adapter(model, "policy", config.lora, config.seed)
+        check_length(model, work.largest.length)
+        settings = {"policy": config.optimizer}
+        tally.start_training({"policy": model}, settings)
+        model.train()
+        tally.learn("train", lambda: target_loss(model, work.largest, tally), work.passes)
+        tally.update(settings)
+        tally.files(model)
+        return tally.memory
+
+
+def score_model_memory(config: ScoreModelConfig, work: Work, *, gpu: bool) -> Memory:
+    """What `reward` or `cost` takes; arguments and errors as in `sft_memory`."""
+    with nothing_loaded() as ledger:
+        tally = Tally(ledger, gpu=gpu)
+        with tally.role("scorer"):
+            scorer = networks.fresh_scorer(config.model, config.pooling, DTYPES[config.hardware.precision])
+            train_adapter(scorer.backbone, "scorer", config.lora, config.seed)
+        check_length(scorer.backbone, work.largest.length)
+        settings = {"scorer": config.optimizer}
+        tally.start_training({"scorer": scorer}, settings)
+        scorer.train()
+        tally.learn("train", lambda: scores(scorer, work.largest.rows, work.largest.length).sum(), work.passes)
+        tally.update(settings)
+        tally.files(scorer)
+        return tally.memory
+
+
+def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, *, gpu: bool) -> Memory:
+    """What `ppo-lag` takes; arguments and errors as in `sft_memory`."""
+    with nothing_loaded() as ledger:
+        tally = Tally(ledger, gpu=gpu)
+        roles = _Roles(config, tally)
+        longest = work.prompt + config.sampling.max_new_tokens
+        check_length(roles.actor, max(longest, work.largest.length))
+        for model in (roles.ref, *(c.scorer.backbone for c in roles.critics)):
+            check_length(model, longest)
+        trained = dict(zip(TRAINED, (roles.actor, *roles.critics), strict=True))
+        settings = {
+            role: config.actor_optimizer if role == "actor" else config.critic_optimizer for role in TRAINED
+        }
+        tally.start_training(trained, settings)
+        with ledger.phase("sample"), evaluating(roles.actor):
+            tally.part("KV cache", sample(roles.actor, work.rows, work.prompt, config.sampling, ledger))
+        with ledger.phase("score"), torch.no_grad():
+            for judge in roles.judges:
+                if judge.network is not None:
+                    rows, length = min(judge.batch_size, work.rows), min(judge.max_length, longest)
+                    _ask(judge.network, rows, length)
+            actor_log_probs(roles.ref, _rollout(work, config), config.sampling)
+        tally.learn("train", lambda: _losses(roles, work, config, tally), work.passes)
+        if work.largest.rows:
+            with ledger.phase("ptx"):
+                tally.learn("ptx", lambda: target_loss(roles.actor, work.largest, tally), work.ptx_passes)
+        tally.update(settings)
+        tally.files(roles.actor)
+        return tally.memory
+
+
+class _Roles:
+    """Networks as `train.roles` puts them together, each counted once."""
+
+    def __init__(self, config: PpoLagConfig, tally: Tally) -> None:
+        dtype, self.base = DTYPES[config.hardware.precision], None
+        if config.lora is not None:
+            with tally.role("base", "the actor's start, shared by all adapters on it"):
+                model = networks.causal_lm(config.actor, dtype).requires_grad_(False)
+            self.base = SharedBase(model, config.lora, config.seed)
+        with tally.role("actor", "adapter" if self.base else ""):
+            self.actor = self.base.actor() if self.base else networks.causal_lm(config.actor, dtype)
+        without_dropout(self.actor)
+        with tally.role("ref", "the base" if self.base and config.ref is None else ""):
+            if self.base and config.ref is None:
+                self.ref = self.base.model
+            else:
+                self.ref = networks.causal_lm(config.ref or config.actor, dtype).requires_grad_(False)
+        self.judges, self.critics = [], []
+        for role, source, given in (
+            ("reward", config.reward, config.reward_critic),
+            ("cost", config.cost, config.cost_critic),
+        ):
+            start = given or (source.path if isinstance(source, ModelScore) else None)
+            assert start is not None  # PpoLagConfig refuses a source without a critic
+            with tally.role(role, _note(source, config)):
+                judge = networks.judge(source, role, config, self.base, dtype)
+            same = isinstance(source, ModelScore) and start == source.path
+            note = "adapter" if self.base and (same or networks.gives_adapter(start, config.lora)) else ""
+            with tally.role(f"{role}_critic", note):
+                known = judge.network if same else None
+                critic = networks.critic(start, f"{role}_critic", config, self.base, known, dtype)
+            self.judges.append(judge)
+            self.critics.append(critic)
+
+
+def _note(source: ScoreSourceConfig, config: PpoLagConfig) -> str:
+    """What is to be known about where scores come from."""
+    if not isinstance(source, ModelScore):
+        return "a guard, whole" if source.type == "guard" else f"{source.type}: takes nothing here"
+    if config.lora is None:
+        return ""
+    if networks.gives_adapter(source, config.lora):
+        return "adapter"
+    return "not an adapter on the actor's start: loaded whole, its weights are what that costs"
+
+
+def _ask(network: torch.nn.Module, rows: int, length: int) -> None:
+    if isinstance(network, Scorer):
+        scores(network, rows, length)
+    else:
+        ids, mask = blank(rows, length)
+        network(input_ids=ids, attention_mask=mask.long())
+
+
+def _rollout(work: PpoWork, config: PpoLagConfig) -> Rollout:
+    """The responses of one micro-batch."""
+    limit = config.sampling.max_new_tokens
+    ids, mask = blank(work.micro, work.prompt + limit)
+    return Rollout(ids, mask, mask[:, -limit:], torch.zeros(work.micro, limit), mask[:, 0])
+
+
+def _losses(roles: _Roles, work: PpoWork, config: PpoLagConfig, tally: Tally) -> torch.Tensor:
+    """All three networks go forward before one backward pass, as in `train_ppo_lag`."""
+    rollout = _rollout(work, config)
+    values = [critic_values(critic, rollout).sum() for critic in roles.critics]
+    log_probs = actor_log_probs(roles.actor, rollout, config.sampling)
+    vocabulary = roles.actor.config.get_text_config().vocab_size
+    tally.part("logits", rollout.response_mask.numel() * vocabulary * 4)
+    return log_probs.sum() + values[0] + values[1]

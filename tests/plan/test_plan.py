@@ -1,0 +1,216 @@
+"""What is planned is what is there: bytes of real networks, optimizers and caches, each counted once."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from train_models import cost_model, ppo, sft
+from transformers import DynamicCache
+
+from equipoise.cli import main as cli
+from equipoise.errors import ConfigError, ModelError
+from equipoise.models.backbone import load_causal_lm
+from equipoise.plan.config import GPUS, Options, chosen_gpus, fits
+from equipoise.plan.ledger import nothing_loaded
+from equipoise.plan.memory import Role, fill_gradients
+from equipoise.plan.plan import Plan, make_plan
+from equipoise.plan.probe import shortened
+from equipoise.rollout.config import Sampling
+from equipoise.train.config import OptimizerSettings, PpoLagConfig, SftConfig
+from equipoise.train.setup import apply_gradients, make_optimizer
+
+NO_OPTIONS = Options()
+
+
+def planned(stage: str, config: Any) -> Plan:
+    return make_plan(stage, config, NO_OPTIONS)
+
+
+def plan_sft(world: Path, **settings: Any) -> Plan:
+    given = {"model": world / "policy", "demonstrations": [str(world / "demonstrations.jsonl")], **settings}
+    return planned("sft", sft(world / "out", **given))
+
+
+def ppo_settings(world: Path, reward: str, cost: str, **settings: Any) -> PpoLagConfig:
+    judges = {"reward": {"type": "model", "path": world / reward}, "cost": {"type": "model", "path": world / cost}}
+    return ppo(world / "out", world, **judges, reward_critic=None, cost_critic=None, **settings)
+
+
+def roles(plan: Plan) -> dict[str, Role]:
+    return {role.name: role for role in plan.memory.roles}
+
+
+def bytes_of(tensors: Any) -> int:
+    return sum(t.untyped_storage().nbytes() for t in {id(t): t for t in tensors}.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_gradients_and_optimizer_are_those_of_the_real_model(world: Path, precision: str) -> None:
+    hardware = {"device": "cpu", "precision": precision}
+    role = roles(plan_sft(world, hardware=hardware))["policy"]
+    model = load_causal_lm(world / "policy", dtype=getattr(torch, precision))
+    adam = make_optimizer(model, OptimizerSettings())
+    fill_gradients(model)
+    gradients = bytes_of(p.grad for p in model.parameters())
+    apply_gradients(model, adam, OptimizerSettings(), 1e-3)
+    states = bytes_of(t for state in adam.state.values() for t in state.values())
+    assert role.weights == bytes_of([*model.parameters(), *model.buffers()])
+    assert role.gradients == gradients
+    assert role.optimizer == states
+    assert role.trained == sum(p.numel() for p in model.parameters())
+
+
+def test_the_cache_is_as_large_as_the_real_one(world: Path) -> None:
+    config = ppo_settings(world, "reward", "cost", sampling={"max_new_tokens": 6})
+    plan = planned("ppo-lag", config)
+    model = load_causal_lm(world / "policy")
+    cache = DynamicCache(config=model.config)
+    read = plan.work.tokens["prompts"].longest + 6 - 1  # the last token drawn is never read
+    model(torch.zeros(config.batch_size, read, dtype=torch.int64), past_key_values=cache)
+    real = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
+    assert plan.memory.parts["KV cache"] == real
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo-lag"])
+def test_a_plan_leaves_nothing_behind(world: Path, stage: str) -> None:
+    before = set(world.iterdir())
+    rl = ppo_settings(world, "reward", "cost")
+    plan = plan_sft(world) if stage == "sft" else planned("ppo-lag", rl)
+    assert set(world.iterdir()) == before
+    assert plan.memory.peak > sum(role.weights + role.optimizer for role in plan.memory.roles)
+
+
+def test_a_shared_base_and_each_adapter_are_counted_once(world: Path) -> None:
+    whole = roles(planned("ppo-lag", ppo_settings(world, "reward", "cost")))
+    shared = roles(planned("ppo-lag", ppo_settings(world, "lora-reward", "lora-cost", lora={"r": 4})))
+    model = load_causal_lm(world / "policy")
+    # untied: q, k, v, o of 16×16, gate, up, down between 16 and 32; A and B of rank 4
+    adapter = 4 * (4 * (16 + 16) + 3 * (16 + 32)) * 4
+    head = 4 * (16 + 1)
+    assert shared["base"].weights == whole["actor"].weights == bytes_of([*model.parameters(), *model.buffers()])
+    assert shared["ref"].weights == 0
+    assert shared["actor"].gradients == adapter
+    assert shared["reward_critic"].gradients == shared["cost_critic"].gradients == adapter + head
+    for name in ("actor", "reward", "cost", "reward_critic", "cost_critic"):
+        rotary = shared[name].weights - adapter - (0 if name == "actor" else head)
+        assert 0 <= rotary <= 256  # each network has a table of rotation frequencies of its own
+    assert whole["ref"].weights == whole["actor"].weights
+
+
+def test_a_published_scorer_on_another_base_is_whole_and_said_to_be(world: Path) -> None:
+    mixed = roles(planned("ppo-lag", ppo_settings(world, "published", "lora-cost", lora={"r": 4})))
+    alone = roles(planned("ppo-lag", ppo_settings(world, "published", "cost")))
+    assert mixed["reward"].weights == alone["reward"].weights
+    assert "loaded whole" in mixed["reward"].note
+    assert mixed["reward_critic"].weights < mixed["reward"].weights  # an adapter on the scorer's own weights
+    assert mixed["cost"].note == "adapter"
+
+
+def test_more_passes_take_less_for_activations(world: Path) -> None:
+    one, four = (plan_sft(world, batch_size=16, micro_batch=size) for size in (None, 4))
+    assert four.memory.parts["activations"] < one.memory.parts["activations"] / 3
+    assert (one.work.passes, four.work.passes) == (1, 4)
+
+
+def test_work_is_that_of_the_data(world: Path) -> None:
+    plan = plan_sft(world, batch_size=8, held_out=0.0, epochs=2)
+    assert (plan.work.prompts, plan.work.steps) == (40, 10)
+    assert all("⟦yes" in text for text in plan.work.examples)
+    assert len(plan.work.examples) == 3
+    cost = planned("cost", cost_model(world / "out", model=world / "policy", pairs=[str(world / "pairs.jsonl")]))
+    assert cost.work.largest.rows == 2 * 16
+    assert len(cost.work.examples) == 3
+
+
+def test_without_data_the_limits_stand_in(world: Path) -> None:
+    plan = plan_sft(world, demonstrations=["nowhere.jsonl"], batch_size=8, max_length=20)
+    assert plan.work.largest == (8, 20, 8 * 19)
+    assert plan.work.steps is None
+    assert "nowhere.jsonl" in plan.work.notes[0]
+
+
+def test_a_folder_without_config_is_refused(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "policy", tmp_path / "broken")
+    (tmp_path / "broken" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        plan_sft(world, model=tmp_path / "broken", demonstrations=["nowhere.jsonl"])
+
+
+def test_a_context_too_short_for_prompt_and_response_is_refused(world: Path) -> None:
+    with pytest.raises(ModelError, match="context of 32"):
+        planned("ppo-lag", ppo_settings(world, "reward", "cost", sampling={"max_new_tokens": 30}))
+
+
+def test_an_unknown_gpu_is_refused_with_those_known() -> None:
+    with pytest.raises(ConfigError, match="h100"):
+        chosen_gpus("gtx-970")
+    smallest, largest = GPUS[0], GPUS[-1]
+    assert fits(largest, 100 * 2**30)
+    assert not fits(smallest, 21 * 2**30)
+
+
+def test_a_gpu_steps_with_all_weights_at_once(world: Path) -> None:
+    config = sft(world / "out", model=world / "policy", demonstrations=[str(world / "demonstrations.jsonl")])
+    cpu, gpu = (make_plan("sft", config, Options(gpu=name)) for name in (None, "h100"))
+    assert not cpu.gpu
+    assert gpu.fits == {"h100": True}
+    assert gpu.memory.phases["update"] > cpu.memory.phases["update"]
+
+
+def test_the_ledger_counts_storages_once_and_until_they_are_freed() -> None:
+    with nothing_loaded() as ledger:
+        kept = torch.zeros(1000)
+        view = kept.view(10, 100)[2:]
+        with ledger.phase("work"):
+            gone = kept + 1
+            del gone
+        assert ledger.live == 4000
+        assert ledger.phases == {"work": 8000}
+        del kept
+        assert ledger.live == 4000  # the view holds it
+        del view
+        assert ledger.live == 0
+
+
+def test_a_probe_runs_the_first_steps_only(world: Path, tmp_path: Path) -> None:
+    plan = plan_sft(world, batch_size=8, held_out=0.0, epochs=2)
+    config = sft(world / "out", model=world / "policy", demonstrations=["x"], epochs=2)
+    assert shortened(config, 3, plan.work, tmp_path)["epochs"] == pytest.approx(2 * 2.5 / 10)
+    rl = shortened(ppo_settings(world, "reward", "cost"), 3, plan.work, tmp_path)
+    assert (rl["steps"], rl["validation"]) == (3, None)
+    assert SftConfig.model_validate(shortened(config, 3, plan.work, tmp_path)).out == tmp_path
+
+
+def test_the_command_prints_tables_or_json(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "sft", "--model", str(world / "policy"), "--max-length", "24", "--batch-size", "8"]
+    words += ["--demonstrations", str(world / "demonstrations.jsonl")]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    for word in ("policy", "weights", "update", "fits", "h200", "tokens per epoch", "⟦"):
+        assert word in said
+    assert cli.main([*words, "--json", "--hardware.device", "cpu"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["device"] == "cpu"
+    assert tree["memory"]["peak"] == max(tree["memory"]["phases"].values()) + tree["memory"]["libraries"]
+    assert cli.main([*words, "--gpu", "gtx-970"]) == 2
+    assert "ConfigError" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_probe_measures(world: Path) -> None:
+    config = sft(world / "out", model=world / "policy", demonstrations=[str(world / "demonstrations.jsonl")])
+    plan = make_plan("sft", config, Options(probe=2, price_per_hour=2.0))
+    assert plan.probed is not None
+    assert plan.probed.steps == 2
+    assert plan.price == pytest.approx(2 * plan.hours)
+
+
+def test_a_sampling_limit_is_planned_in_full(world: Path) -> None:
+    short, long = (
+        planned("ppo-lag", ppo_settings(world, "reward", "cost", sampling=Sampling(max_new_tokens=n).model_dump()))
+        for n in (2, 12)
+    )
+    assert short.memory.parts["KV cache"] < long.memory.parts["KV cache"]
