@@ -41,7 +41,7 @@ def main() -> None:
     case = Case(
         world=args.world / f"plan-{args.size}-{args.prompt}-{args.response}", size=args.size, lengths="fixed",
         batch=args.batch, prompt=args.prompt, response=args.response, device=args.device,
-        precision=args.precision, threads=1, micro_batch=None, ptx=True,
+        precision=args.precision, threads=1, micro_batch=None, ptx=True, clock="wall",
     )  # fmt: skip
     make_world(case)
     add_adapters_and_pairs(case)
@@ -94,17 +94,20 @@ def settings(case: Case) -> dict[str, tuple[Any, Tree]]:
         kind: {"type": "model", "path": folder / kind, "batch_size": case.batch} for kind in ("reward", "cost")
     }
     shared = {kind: {**judges[kind], "path": folder / f"lora-{kind}"} for kind in judges}
+    again = {**common["hardware"], "gradient_checkpointing": True}
     quick = {"model": folder / "policy", "held_out": 0.0, "epochs": 1}
     return {
         "sft": (SftConfig, {**common, **quick, "demonstrations": demonstrations}),
-        "sft lora, micro_batch": (
+        "sft, lora, micro_batch": (
             SftConfig,
             {**common, **quick, "demonstrations": demonstrations, "lora": {}, "micro_batch": case.batch // 2},
         ),
         "cost": (CostConfig, {**common, **quick, "pairs": pairs}),
         "ppo-lag": (PpoLagConfig, {**rl, **judges}),
-        "ppo-lag lora": (PpoLagConfig, {**rl, **shared, "lora": {}}),
-        "ppo-lag micro_batch": (PpoLagConfig, {**rl, **judges, "micro_batch": case.batch // 4}),
+        "ppo-lag, lora": (PpoLagConfig, {**rl, **shared, "lora": {}}),
+        "ppo-lag, micro_batch": (PpoLagConfig, {**rl, **judges, "micro_batch": case.batch // 4}),
+        "ppo-lag, micro_tokens": (PpoLagConfig, {**rl, **judges, "micro_tokens": case.batch * length // 2}),
+        "ppo-lag, checkpointing": (PpoLagConfig, {**rl, **judges, "hardware": again}),
     }
 
 

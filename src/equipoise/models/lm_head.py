@@ -39,7 +39,7 @@ def from_logits(
     """
     inner = cast("Any", getattr(model, "module", model))
     config, head = inner.config.get_text_config(), inner.get_output_embeddings()
-    numbers = torch.arange(int(picked.sum()), device=picked.device)
+    numbers = torch.arange(len(picked.nonzero()), device=picked.device)
     size = max(1, LOGITS // config.vocab_size)
     if head is None or len(numbers) <= size:
         return reduce(logits_at(model, input_ids, attention_mask, picked), numbers)

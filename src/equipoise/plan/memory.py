@@ -1,27 +1,27 @@
 """How much memory a stage takes: its networks by role, and the most that is alive in each of its phases.
 
 The order of events is that of the stage's loop from its second step on, when optimizer states exist: for
-`ppo-lag` sample, score, train, PTX, update. Every response is as long as the limit. Of several processes each
-takes this much, and the copies of gradients that they exchange besides.
+`ppo-lag` sample, score, train one network after the other, update. Every response is as long as the limit. Of
+several processes each takes this much, and the copies of gradients that they exchange besides.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from equipoise.algos.logprobs import token_log_probs
 from equipoise.models.adapters import adapted_layers
-from equipoise.models.backbone import logits_at
-from equipoise.models.score_head import Scorer
+from equipoise.models.lm_head import LOGITS
 from equipoise.plan.ledger import Ledger
 from equipoise.plan.workload import Pass
+from equipoise.tokens.batches import SftBatch
 from equipoise.train.config import OptimizerSettings
+from equipoise.train.forward import target_log_probs
 from equipoise.train.setup import apply_gradients, make_optimizer
 
 FIRST_USE = 24 * 2**20
@@ -35,8 +35,7 @@ class Role:
 
     name: str
     weights: int
-    parameters: int  # that are its own
-    trained: int  # of them
+    trained: int = 0  # parameters
     gradients: int = 0
     optimizer: int = 0  # Adam's two moments, and float32 copies of weights in lower precision
     note: str = ""
@@ -70,7 +69,7 @@ class Tally:
         """Enter what is made inside as one role's."""
         before = self.ledger.live
         yield
-        self.memory.roles.append(Role(name, self.ledger.live - before, 0, 0, note=note))
+        self.memory.roles.append(Role(name, self.ledger.live - before, note=note))
 
     def part(self, name: str, size: int) -> None:
         """Keep the largest of what is called so."""
@@ -105,20 +104,20 @@ class Tally:
             for name, network in self.trained.items():
                 apply_gradients(network, self.optimizers[name], settings[name], settings[name].lr)
 
-    def learn(self, phase: str, losses: Any, passes: int) -> None:
+    def learn(self, phase: str, loss_of: Callable[[], Tensor], passes: int) -> None:
         """Forward and backward passes of one step.
 
         Args:
             phase: Name of the phase.
-            losses: Function without arguments that goes forward and returns a loss with its graph.
+            loss_of: Function without arguments that goes forward and returns a loss with its graph.
             passes: Micro-batches; from the second on the gradients of the first are there.
         """
         with self.ledger.phase(phase):
             for _ in range(min(2, passes)):
                 before = self.ledger.live
-                loss = losses()
+                loss = loss_of()
                 self.part("activations", self.ledger.live - before)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # untyped in the library
                 del loss
 
     def files(self, saved: nn.Module) -> None:
@@ -141,18 +140,17 @@ def fill_gradients(network: nn.Module) -> None:
 
 
 def target_loss(model: PreTrainedModel, work: Pass, tally: Tally) -> Tensor:
-    """The forward pass of `train.forward.target_log_probs`, with the number of targets known beforehand."""
+    """The forward pass of a loss on demonstrations."""
     ids, mask = blank(work.rows, work.length)
-    picked = torch.zeros(work.targets, dtype=torch.int64)
-    logits = logits_at(model, ids, mask, cast("Tensor", (picked, picked)))
-    tally.part("logits", logits.numel() * 4)
-    return -token_log_probs(logits.unsqueeze(0), picked.unsqueeze(0)).sum()
+    tally.part("logits", logits_size(model, work.targets))
+    with tally.ledger.reading(work.targets, work.length):
+        return -target_log_probs(model, SftBatch(ids, mask, mask)).sum()
 
 
-def scores(scorer: Scorer, rows: int, length: int) -> Tensor:
-    """The forward pass of a scorer; where "last" is cannot be looked up, so every position gets a score."""
-    ids, mask = blank(rows, length)
-    return scorer.token_scores(ids, mask) if scorer.pooling == "last" else cast("Tensor", scorer(ids, mask))
+def logits_size(model: PreTrainedModel, positions: int) -> int:
+    """Bytes in float32 of the logits that `from_logits` computes at once."""
+    vocabulary: int = model.config.get_text_config().vocab_size
+    return 4 * vocabulary * min(positions, max(1, LOGITS // vocabulary))
 
 
 def blank(rows: int, length: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from equipoise.plan.config import GIB, Options, chosen_gpus, fits
 from equipoise.plan.memory import Memory
 from equipoise.plan.probe import Probed, probe
 from equipoise.plan.stages import ppo_lag_memory, score_model_memory, sft_memory
-from equipoise.plan.workload import Work, ppo_lag_work, score_model_work, sft_work
+from equipoise.plan.workload import Pass, Work, ppo_lag_work, score_model_work, sft_work
 from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig, TrainConfig
 
 
@@ -46,7 +46,7 @@ class Plan:
             "memory": memory,
             "fits": dict(self.fits),
             "work": asdict(self.work)
-            | {"largest": self.work.largest._asdict()}
+            | {name: size._asdict() for name, size in vars(self.work).items() if isinstance(size, Pass)}
             | {"tokens": {name: found._asdict() for name, found in self.work.tokens.items()}},
             "probe": None if self.probed is None else self.probed._asdict(),
             "hours": self.hours,

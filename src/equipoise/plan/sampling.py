@@ -1,5 +1,6 @@
 """What the sampler keeps at its widest: all rows still writing when the last token is drawn."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -7,14 +8,14 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from equipoise.algos.masking import position_ids
-from equipoise.plan.ledger import Ledger
-from equipoise.plan.memory import blank
+from equipoise.plan.memory import Tally, blank
+from equipoise.rollout.attention import can_attend, one_token_attention
 from equipoise.rollout.config import Sampling
 from equipoise.rollout.native import draw, log_distribution
 from equipoise.rollout.rows import PREFILL, ROOM, ClosedRows, OpenRows, can_open
 
 
-def sample(model: PreTrainedModel, rows: int, prompt: int, sampling: Sampling, ledger: Ledger) -> int:
+def sample(model: PreTrainedModel, rows: int, prompt: int, sampling: Sampling, tally: Tally) -> int:
     """Go through the widest moments of `NativeSampler`: reading prompts, the cache's last growth, the last step.
 
     Args:
@@ -22,7 +23,7 @@ def sample(model: PreTrainedModel, rows: int, prompt: int, sampling: Sampling, l
         rows: Responses that are written at a time.
         prompt: Tokens of the longest prompt.
         sampling: Its limit is the length of every response.
-        ledger: Where tensors are counted.
+        tally: Where tensors are counted.
 
     Returns:
         Bytes of the keys and values of all rows, at full length.
@@ -33,7 +34,7 @@ def sample(model: PreTrainedModel, rows: int, prompt: int, sampling: Sampling, l
     cache = desk.empty()
     width = max(1, prompt - 1)
     ids, mask = blank(min(rows, PREFILL) if opened else rows, width)
-    before = ledger.live
+    before = tally.ledger.live
     desk.read(ids, mask, position_ids(mask), cache)
     column = _size(cache) / ids.numel()
     parts = _widened(cache, max(0, rows - len(ids)), width)  # of the groups read before
@@ -53,11 +54,12 @@ def sample(model: PreTrainedModel, rows: int, prompt: int, sampling: Sampling, l
         desk.cache, desk.mask = cache, torch.ones(rows, end - 1, dtype=torch.bool)
     del states
     last = torch.zeros(rows, dtype=torch.int64)
-    logits = desk.step(last, last)
+    with one_token_attention(model) if can_attend(model) and not tally.gpu else nullcontext():
+        logits = desk.step(last, last)
     distribution = log_distribution(logits, *blank(rows, end), sampling)
     draw(distribution, torch.zeros(rows, dtype=torch.float64))
     del desk, logits, distribution
-    assert ledger.live >= before
+    assert tally.ledger.live >= before
     return round(column * rows * end)
 
 

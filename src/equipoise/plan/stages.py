@@ -1,20 +1,26 @@
 """The memory of each stage that trains: its networks, then one step of its loop, phase by phase."""
 
+from functools import partial
+from typing import cast
+
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from equipoise.models.backbone import check_length
-from equipoise.models.score_head import Scorer
+from equipoise.models.score_head import Critic, Scorer
 from equipoise.plan import networks
 from equipoise.plan.ledger import nothing_loaded
-from equipoise.plan.memory import DTYPES, Memory, Tally, blank, scores, target_loss
+from equipoise.plan.memory import DTYPES, Memory, Tally, blank, logits_size, target_loss
 from equipoise.plan.sampling import sample
-from equipoise.plan.workload import PpoWork, Work
-from equipoise.rollout.config import ModelScore, ScoreSourceConfig
+from equipoise.plan.workload import Pass, PpoWork, Work
+from equipoise.rollout.config import ModelScore, Sampling, ScoreSourceConfig
+from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.sampler import evaluating
 from equipoise.tokens.batches import Rollout
 from equipoise.train.config import PpoLagConfig, ScoreModelConfig, SftConfig
 from equipoise.train.forward import actor_log_probs, critic_values
-from equipoise.train.setup import train_adapter, without_dropout
+from equipoise.train.setup import recompute_layers, train_adapter, without_dropout
 from equipoise.train.shared_base import SharedBase
 
 TRAINED = ("actor", "reward_critic", "cost_critic")
@@ -36,6 +42,7 @@ def sft_memory(config: SftConfig, work: Work, *, gpu: bool) -> Memory:
         with tally.role("policy"):
             model = networks.causal_lm(config.model, DTYPES[config.hardware.precision])
             train_adapter(model, "policy", config.lora, config.seed)
+            recompute_layers(model, config.hardware)
         check_length(model, work.largest.length)
         settings = {"policy": config.optimizer}
         tally.start_training({"policy": model}, settings)
@@ -53,11 +60,13 @@ def score_model_memory(config: ScoreModelConfig, work: Work, *, gpu: bool) -> Me
         with tally.role("scorer"):
             scorer = networks.fresh_scorer(config.model, config.pooling, DTYPES[config.hardware.precision])
             train_adapter(scorer.backbone, "scorer", config.lora, config.seed)
+            recompute_layers(scorer, config.hardware)
         check_length(scorer.backbone, work.largest.length)
         settings = {"scorer": config.optimizer}
         tally.start_training({"scorer": scorer}, settings)
         scorer.train()
-        tally.learn("train", lambda: scores(scorer, work.largest.rows, work.largest.length).sum(), work.passes)
+        responses = blank(work.largest.rows, work.largest.length)
+        tally.learn("train", lambda: cast("Tensor", scorer(*responses).sum()), work.passes)
         tally.update(settings)
         tally.files(scorer)
         return tally.memory
@@ -69,7 +78,7 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, *, gpu: bool) -> Memory:
         tally = Tally(ledger, gpu=gpu)
         roles = _Roles(config, tally)
         longest = work.prompt + config.sampling.max_new_tokens
-        check_length(roles.actor, max(longest, work.largest.length))
+        check_length(roles.actor, max(longest, work.ptx.length))
         for model in (roles.ref, *(c.scorer.backbone for c in roles.critics)):
             check_length(model, longest)
         trained = dict(zip(TRAINED, (roles.actor, *roles.critics), strict=True))
@@ -78,17 +87,21 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, *, gpu: bool) -> Memory:
         }
         tally.start_training(trained, settings)
         with ledger.phase("sample"), evaluating(roles.actor):
-            tally.part("KV cache", sample(roles.actor, work.rows, work.prompt, config.sampling, ledger))
-        with ledger.phase("score"), torch.no_grad():
-            for judge in roles.judges:
-                if judge.network is not None:
-                    rows, length = min(judge.batch_size, work.rows), min(judge.max_length, longest)
-                    _ask(judge.network, rows, length)
-            actor_log_probs(roles.ref, _rollout(work, config), config.sampling)
-        tally.learn("train", lambda: _losses(roles, work, config, tally), work.passes)
-        if work.largest.rows:
-            with ledger.phase("ptx"):
-                tally.learn("ptx", lambda: target_loss(roles.actor, work.largest, tally), work.ptx_passes)
+            rows = min(work.rows, NativeSampler.slots)
+            tally.part("KV cache", sample(roles.actor, rows, work.prompt, config.sampling, tally))
+        one = work.largest
+        answers = _rollout(one, config.sampling.max_new_tokens)
+        with ledger.reading(one.targets, one.length):
+            with ledger.phase("score"), torch.no_grad():
+                for judge in roles.judges:
+                    _ask(judge, work.rows, longest)
+                actor_log_probs(roles.ref, answers, config.sampling)
+            for role, critic in zip(TRAINED[1:], roles.critics, strict=True):
+                tally.learn(role, partial(_value_loss, critic, answers), work.passes)
+            tally.part("logits", logits_size(roles.actor, one.targets))
+            tally.learn("actor", partial(_policy_loss, roles.actor, answers, config.sampling), work.passes)
+        if work.ptx_passes:
+            tally.learn("ptx", lambda: target_loss(roles.actor, work.ptx, tally), work.ptx_passes)
         tally.update(settings)
         tally.files(roles.actor)
         return tally.memory
@@ -127,6 +140,8 @@ class _Roles:
                 critic = networks.critic(start, f"{role}_critic", config, self.base, known, dtype)
             self.judges.append(judge)
             self.critics.append(critic)
+        for network in (self.actor, *self.critics):
+            recompute_layers(network, config.hardware)
 
 
 def _note(source: ScoreSourceConfig, config: PpoLagConfig) -> str:
@@ -140,26 +155,24 @@ def _note(source: ScoreSourceConfig, config: PpoLagConfig) -> str:
     return "not an adapter on the actor's start: loaded whole, its weights are what that costs"
 
 
-def _ask(network: torch.nn.Module, rows: int, length: int) -> None:
-    if isinstance(network, Scorer):
-        scores(network, rows, length)
-    else:
-        ids, mask = blank(rows, length)
-        network(input_ids=ids, attention_mask=mask.long())
+def _ask(judge: networks.Judge, rows: int, length: int) -> None:
+    """Scores of so many responses, if a network gives them."""
+    ids, mask = blank(min(judge.batch_size, rows), min(judge.max_length, length))
+    if isinstance(judge.network, Scorer):
+        judge.network(ids, mask)
+    elif judge.network is not None:
+        judge.network(input_ids=ids, attention_mask=mask.long())
 
 
-def _rollout(work: PpoWork, config: PpoLagConfig) -> Rollout:
-    """The responses of one micro-batch."""
-    limit = config.sampling.max_new_tokens
-    ids, mask = blank(work.micro, work.prompt + limit)
-    return Rollout(ids, mask, mask[:, -limit:], torch.zeros(work.micro, limit), mask[:, 0])
+def _value_loss(critic: Critic, rollout: Rollout) -> Tensor:
+    return critic_values(critic, rollout).sum()
 
 
-def _losses(roles: _Roles, work: PpoWork, config: PpoLagConfig, tally: Tally) -> torch.Tensor:
-    """All three networks go forward before one backward pass, as in `train_ppo_lag`."""
-    rollout = _rollout(work, config)
-    values = [critic_values(critic, rollout).sum() for critic in roles.critics]
-    log_probs = actor_log_probs(roles.actor, rollout, config.sampling)
-    vocabulary = roles.actor.config.get_text_config().vocab_size
-    tally.part("logits", rollout.response_mask.numel() * vocabulary * 4)
-    return log_probs.sum() + values[0] + values[1]
+def _policy_loss(actor: PreTrainedModel, rollout: Rollout, sampling: Sampling) -> Tensor:
+    return actor_log_probs(actor, rollout, sampling).sum()
+
+
+def _rollout(work: Pass, limit: int) -> Rollout:
+    """Responses that are all as long as the limit."""
+    ids, mask = blank(work.rows, work.length)
+    return Rollout(ids, mask, mask[:, -limit:], torch.zeros(work.rows, limit), mask[:, 0])

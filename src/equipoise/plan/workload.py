@@ -1,28 +1,41 @@
 """What a stage has to go through: its largest forward pass, its steps, its tokens, and what is trained on.
 
-Read from the data where they lie on this machine; else from the limits in the settings. Left out: memory.
+Read from the data where they lie on this machine; else from the limits in the settings. Of several processes each
+has its share of every batch, and the largest pass of any is meant. Left out: memory.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from equipoise.data.load import load_demonstrations, load_prompts
 from equipoise.data.source import DataSource
-from equipoise.data.split import split_by_prompt
 from equipoise.data.summary import Lengths, lengths_of
 from equipoise.records import Record
 from equipoise.rollout.respond import fitting_prompts
-from equipoise.tokens.collate import Example, sft_examples
+from equipoise.tokens.batches import Shape
+from equipoise.tokens.collate import Example
 from equipoise.tokens.render import EXAMPLES, masked_examples, render_with_mask
-from equipoise.tokens.template import load_tokenizer, many_prompt_ids, many_response_ids
-from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, ScoreModelConfig, SftConfig
-from equipoise.train.score_model import COST, REWARD, Group, groups_per_batch, split_groups
+from equipoise.tokens.template import load_tokenizer, many_prompt_ids
+from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, ScoreModelConfig, SftConfig, TrainConfig
+from equipoise.train.score_model import (
+    COST,
+    REWARD,
+    Group,
+    fitting_groups,
+    group_micro_batches,
+    groups_per_batch,
+    split_groups,
+    take_survey,
+)
 from equipoise.train.setup import batch_at, length_sorted_batches, micro_batches
+from equipoise.train.sft import load_examples, split_examples
+
+T = TypeVar("T")
 
 
 class Pass(NamedTuple):
@@ -38,11 +51,14 @@ class Pass(NamedTuple):
         return self.rows * self.length
 
 
+NO_PASS = Pass(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Work:
-    """What `sft`, `reward` or `cost` goes through."""
+    """What a stage goes through, in one process."""
 
-    largest: Pass  # for ppo-lag: the largest of the PTX term, 0 rows where there is none
+    largest: Pass  # for ppo-lag: of responses
     passes: int  # in a step
     steps: int | None  # optimizer steps of the stage; None: the data are not there
     prompts: int | None
@@ -56,123 +72,172 @@ class Work:
 class PpoWork(Work):
     """What `ppo-lag` goes through."""
 
-    rows: int = 0  # responses of a step
-    micro: int = 0  # of them in one training pass
+    rows: int = 0  # responses that are sampled at a time
     prompt: int = 0  # tokens of the longest prompt
+    ptx: Pass = NO_PASS  # the largest of the PTX term
     ptx_passes: int = 0
 
 
-def sft_work(config: SftConfig) -> Work:
+def sft_work(config: SftConfig, processes: int = 1) -> Work:
     """The work of `sft`.
+
+    Args:
+        config: The stage's settings.
+        processes: How many share every batch.
 
     Raises:
         DataError, ModelError: Data or tokenizer are there and cannot be used.
     """
-    size = config.micro_batch or config.batch_size
-    passes = -(-config.batch_size // size)
     if missing := _missing(config.demonstrations):
-        limit = Pass(min(size, config.batch_size), config.max_length, size * (config.max_length - 1))
+        limit, passes = _at_most(config, -(-config.batch_size // processes), config.max_length)
         return Work(limit, passes, None, None, notes=(missing,))
     tokenizer = load_tokenizer(config.model, template=config.template)
     records = [d for source in config.demonstrations for d in load_demonstrations(source)]
-    kept, _ = split_by_prompt(records, config.held_out, config.seed)
-    examples = [e for d in kept for e in sft_examples(tokenizer, d, config.max_length)]
+    examples, _ = split_examples(records, tokenizer, config)
     lengths = tuple(len(e.ids) for e in examples)
-    epochs = range(math.ceil(config.epochs))
-    batches = [b for k in epochs for b in length_sorted_batches(lengths, config.batch_size, config.seed, k)]
+    batches, steps = _batches(lengths, config.batch_size, config, config.epochs, processes)
+    largest, passes = _largest_sft([[examples[i] for i in batch] for batch in batches], config)
     return Work(
-        largest=_largest_sft([[examples[i] for i in batch] for batch in batches], config.micro_batch),
+        largest=largest,
         passes=passes,
-        steps=math.ceil(config.epochs * len(batches) / len(epochs)),
+        steps=steps,
         prompts=len(examples),
         tokens={
             "prompts": lengths_of([e.target_from for e in examples]),
             "responses": lengths_of([len(e.ids) - e.target_from for e in examples]),
         },
         tokens_per_epoch=sum(lengths),
-        examples=tuple(masked_examples(kept, tokenizer, config.max_length)),
+        examples=tuple(_shown(examples, tokenizer)),
     )
 
 
-def score_model_work(config: ScoreModelConfig) -> Work:
-    """The work of `reward` or `cost`; errors as in `sft_work`."""
-    size = config.micro_batch or config.batch_size
+def score_model_work(config: ScoreModelConfig, processes: int = 1) -> Work:
+    """The work of `reward` or `cost`; arguments and errors as in `sft_work`."""
     if missing := _missing([*config.pairs, *(config.labels if isinstance(config, CostConfig) else ())]):
-        limit = Pass(2 * min(size, config.batch_size), config.max_length, 0)
-        return Work(limit, -(-config.batch_size // size), None, None, notes=(missing,))
+        limit, passes = _at_most(config, -(-config.batch_size // processes), config.max_length, rows=2)
+        return Work(limit, passes, None, None, notes=(missing,))
     kind = REWARD if isinstance(config, RewardConfig) else COST
     tokenizer = load_tokenizer(config.model, template=config.template)
-    groups, _ = split_groups(kind.load(config), config)
-    needed = [_response_lengths(tokenizer, group, config.max_length) for group in groups]
+    groups, _ = split_groups(fitting_groups(kind.load(config), tokenizer, config), config)
+    survey = take_survey(tokenizer, groups, config.max_length)
     keys = tuple(group.length for group in groups)
-    per_batch = groups_per_batch(groups, config.batch_size)
-    epochs = range(math.ceil(config.epochs))
-    batches = [b for k in epochs for b in length_sorted_batches(keys, per_batch, config.seed, k)]
-    passes = [
-        [Pass(sum(len(needed[i]) for i in part), max(max(needed[i]) for i in part), 0) for part in parts]
-        for batch in batches
-        if (parts := micro_batches(batch, groups_per_batch([groups[i] for i in batch], config.micro_batch)))
-    ]
+    size = groups_per_batch(groups, config.batch_size)
+    batches, steps = _batches(keys, size, config, config.epochs, processes)
+
+    def cut(batch: Sequence[int]) -> list[Sequence[Group]]:
+        return group_micro_batches([groups[i] for i in batch], survey, config, config.micro_batch)
+
+    parts = [[_together([survey.shapes[g.prompt.id] for g in part]) for part in cut(batch)] for batch in batches]
+    largest, passes = _largest(parts)
     records: list[Record] = [r for group in groups for r in (group.pairs or group.labels)[:1]]
     return Work(
-        largest=max((one for parts in passes for one in parts), key=lambda one: one.cells),
-        passes=max(map(len, passes)),
-        steps=math.ceil(config.epochs * len(batches) / len(epochs)),
+        largest=largest,
+        passes=passes,
+        steps=steps,
         prompts=len(groups),
-        tokens={"prompt and response": lengths_of([n for lengths in needed for n in lengths])},
-        tokens_per_epoch=sum(map(sum, needed)),
+        tokens={"prompt and response": lengths_of(survey.lengths)},
+        tokens_per_epoch=sum(survey.lengths),
         examples=tuple(masked_examples(records, tokenizer, config.max_length))[:EXAMPLES],
     )
 
 
-def ppo_lag_work(config: PpoLagConfig) -> PpoWork:
-    """The work of `ppo-lag`; every response is taken to reach the limit. Errors as in `sft_work`."""
-    rows = config.batch_size
-    micro = min(config.micro_batch or rows, rows)
+def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
+    """The work of `ppo-lag`; every response is taken to reach the limit. Arguments and errors as in `sft_work`."""
+    rows = -(-config.batch_size // processes)
+    sampled = rows
+    if config.validation is not None:  # every process answers its share, as many at a time as this
+        held_out = -(-config.validation.limit // processes)
+        sampled = max(rows, min(held_out, config.micro_batch or config.batch_size))
     limit = config.sampling.max_new_tokens
-    ptx_rows = (config.ptx_batch_size or rows) if config.ptx else 0
-    ptx_micro = min(config.micro_batch or ptx_rows, ptx_rows)
-    passes, ptx_passes = -(-rows // micro), -(-ptx_rows // ptx_micro) if ptx_micro else 0
-    largest = Pass(ptx_micro, config.max_length, ptx_micro * (config.max_length - 1))
+    ptx_size = (config.ptx_batch_size or config.batch_size) if config.ptx else 0
     if missing := _missing([*config.prompts, *config.ptx]):
+        answers, passes = _at_most(config, rows, config.max_prompt_length + limit)
+        ptx, ptx_passes = _at_most(config, -(-ptx_size // processes), config.max_length)
         return PpoWork(
-            largest, passes, config.steps, None, notes=(missing,), rows=rows, micro=micro,
-            prompt=config.max_prompt_length, ptx_passes=ptx_passes,
+            answers._replace(targets=answers.rows * limit), passes, config.steps, None, notes=(missing,),
+            rows=sampled, prompt=config.max_prompt_length, ptx=ptx, ptx_passes=ptx_passes,
         )  # fmt: skip
     tokenizer = load_tokenizer(config.actor)
     found = [prompt for source in config.prompts for prompt in load_prompts(source)]
     prompts = fitting_prompts(tokenizer, found, config.max_prompt_length, config.too_long)
     ids = many_prompt_ids(tokenizer, [prompt.messages for prompt in prompts])
-    steps = config.steps or math.ceil(config.epochs * len(prompts) / rows)
-    shown = [render_with_mask(tokenizer, Example(one, len(one), cut=False)) for one in ids[:EXAMPLES]]
-    if config.ptx:
-        records = [d for source in config.ptx for d in load_demonstrations(source)]
-        ptx = [e for d in records for e in sft_examples(tokenizer, d, config.max_length)]
-        drawn = [batch_at(len(ptx), ptx_rows, config.seed + 1, step) for step in range(steps)]
-        largest = _largest_sft([[ptx[i] for i in batch] for batch in drawn], config.micro_batch)
-        shown += masked_examples(records, tokenizer, config.max_length)
     lengths = [len(one) for one in ids]
+    steps = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
+    drawn = [batch_at(len(ids), config.batch_size, config.seed, step) for step in range(steps)]
+    answers, passes = _largest_answers(_shares(drawn, processes), lengths, config)
+    shown = [render_with_mask(tokenizer, Example(one, len(one), cut=False)) for one in ids[:EXAMPLES]]
+    ptx, ptx_passes = NO_PASS, 0
+    if config.ptx:
+        examples = load_examples(config.ptx, tokenizer, config.max_length)
+        drawn = [batch_at(len(examples), ptx_size, config.seed + 1, step) for step in range(steps)]
+        shares = _shares(drawn, processes)
+        ptx, ptx_passes = _largest_sft([[examples[i] for i in batch] for batch in shares], config)
+        shown += _shown(examples, tokenizer)
     return PpoWork(
-        largest=largest, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
+        largest=answers, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
         tokens_per_epoch=sum(lengths) + limit * len(lengths), examples=tuple(shown),
         notes=(f"every response is taken to reach the limit of {limit} tokens",),
-        rows=rows, micro=micro, prompt=max(lengths), ptx_passes=ptx_passes,
+        rows=sampled, prompt=max(lengths), ptx=ptx, ptx_passes=ptx_passes,
     )  # fmt: skip
 
 
-def _largest_sft(batches: Sequence[Sequence[Example]], size: int | None) -> Pass:
-    parts = [part for batch in batches for part in micro_batches(batch, size)]
-    passes = (
-        Pass(len(part), max(len(e.ids) for e in part), sum(len(e.ids) - e.target_from for e in part))
-        for part in parts
-    )
-    return max(passes, key=lambda one: one.cells)
+def _shown(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    some = examples[:: max(1, len(examples) // EXAMPLES)][:EXAMPLES]
+    return [render_with_mask(tokenizer, example) for example in some]
 
 
-def _response_lengths(tokenizer: PreTrainedTokenizerBase, group: Group, max_length: int) -> list[int]:
-    """Tokens of each response of a prompt, with the prompt and the end of the turn."""
-    [prompt] = many_prompt_ids(tokenizer, [group.prompt.messages])
-    return [min(max_length, len(prompt) + len(r) + 1) for r in many_response_ids(tokenizer, list(group.texts))]
+def _batches(
+    lengths: tuple[int, ...], size: int, config: TrainConfig, epochs: float, processes: int
+) -> tuple[list[Sequence[int]], int]:
+    """What falls to any process in any step of all epochs, and the steps."""
+    passes = range(math.ceil(epochs))
+    batches = [b for k in passes for b in length_sorted_batches(lengths, size, config.seed, k)]
+    whole = [b for b in batches if len(b) >= processes]
+    return _shares(whole, processes), math.ceil(epochs * len(whole) / len(passes))
+
+
+def _shares(batches: Iterable[Sequence[T]], processes: int) -> list[Sequence[T]]:
+    return [batch[rank::processes] for batch in batches for rank in range(min(processes, len(batch)))]
+
+
+def _largest_sft(batches: Sequence[Sequence[Example]], config: TrainConfig) -> tuple[Pass, int]:
+    def measured(part: Sequence[Example]) -> Pass:
+        targets = sum(len(e.ids) - e.target_from for e in part)
+        return _together([e.shape for e in part])._replace(targets=targets)
+
+    limits = (config.micro_batch, config.micro_tokens)
+    return _largest([[measured(p) for p in micro_batches(b, [e.shape for e in b], *limits)] for b in batches])
+
+
+def _largest_answers(
+    batches: Sequence[Sequence[int]], lengths: Sequence[int], config: PpoLagConfig
+) -> tuple[Pass, int]:
+    """As `by_length` would cut responses that all reach the limit."""
+    limit = config.sampling.max_new_tokens
+    limits = (config.micro_batch, config.micro_tokens)
+    steps = [[Shape(1, lengths[i] + limit) for i in batch] for batch in batches]
+    largest, passes = _largest([[_together(p) for p in micro_batches(s, s, *limits)] for s in steps])
+    return largest._replace(targets=largest.rows * limit), passes
+
+
+def _together(shapes: Sequence[Shape]) -> Pass:
+    """These as one forward pass, padded."""
+    return Pass(sum(shape.rows for shape in shapes), max(shape.length for shape in shapes), 0)
+
+
+def _largest(steps: Sequence[Sequence[Pass]]) -> tuple[Pass, int]:
+    """The largest pass of all steps, and the most passes of one step."""
+    return max((one for step in steps for one in step), key=lambda one: one.cells), max(map(len, steps))
+
+
+def _at_most(config: TrainConfig, items: int, length: int, rows: int = 1) -> tuple[Pass, int]:
+    """The pass of so many items when nothing but the limits is known, and how many there are."""
+    together = config.micro_batch or items
+    if config.micro_tokens is not None:
+        together = max(1, config.micro_tokens // (rows * length))
+    together = min(together, items)
+    size = together * rows
+    return Pass(size, length, size * (length - 1)), -(-items // together) if items else 0
 
 
 def _missing(sources: Sequence[DataSource]) -> str:

@@ -98,7 +98,7 @@ class Counts(NamedTuple):
 class Survey(NamedTuple):
     """What the data need, known before a model loads."""
 
-    longest: int  # tokens of the longest conversation, once cut
+    lengths: list[int]  # tokens of every conversation, once cut
     cut: int  # responses that lose their tail
     shapes: dict[str, Shape]  # prompt id → its distinct responses, each with the prompt
 
@@ -143,9 +143,9 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     if build.is_finished:
         return config.out
     tokenizer = load_tokenizer(config.model, template=config.template)
-    fitting = _fitting(groups, tokenizer, config)
+    fitting = fitting_groups(groups, tokenizer, config)
     train, held_out = split_groups(fitting, config)
-    survey = _survey(tokenizer, (*train, *held_out), config.max_length)
+    survey = take_survey(tokenizer, (*train, *held_out), config.max_length)
     lengths, size = tuple(group.length for group in train), groups_per_batch(train, config.batch_size)
     per_epoch = len(_batches(lengths, size, config.seed, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
@@ -158,7 +158,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     )
     train_adapter(network.backbone, kind.name, config.lora, config.seed)
     recompute_layers(network, config.hardware)
-    check_fit(network.backbone, tokenizer, survey.longest)
+    check_fit(network.backbone, tokenizer, max(survey.lengths))
     adam = make_optimizer(network, config.optimizer)
     state = load_checkpoint(config.out, {kind.name: network}, {kind.name: adam}) or {"step": 0}
     model, optimizer = accelerator.prepare(network, adam)
@@ -177,7 +177,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             mine = shard([train[i] for i in batch], accelerator)
             terms = process_sum(sum(group.terms for group in mine), accelerator)
             sums = dict.fromkeys(("loss", *Counts._fields), 0.0)
-            parts = _micro_batches(mine, survey, config, config.micro_batch)
+            parts = group_micro_batches(mine, survey, config, config.micro_batch)
             for number, part in enumerate(parts, start=1):
                 data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
                 with synchronized(number == len(parts), accelerator, model):
@@ -253,7 +253,7 @@ def accuracy_facts(
     model.eval()
     sums = dict.fromkeys(Counts._fields, 0.0)
     mine = share(groups, accelerator)
-    for part in _micro_batches(mine, survey, config, 4 * config.batch_size):
+    for part in group_micro_batches(mine, survey, config, 4 * config.batch_size):
         data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
         found = kind.loss(model(data.responses.input_ids, data.responses.attention_mask), data, 0.0, 1.0)[1]
         sums = {name: value + found._asdict()[name] for name, value in sums.items()}
@@ -313,9 +313,10 @@ def groups_per_batch(groups: Sequence[Group], terms: int | None) -> int:
     return len(groups) if terms is None else max(1, round(terms * len(groups) / sum(g.terms for g in groups)))
 
 
-def _micro_batches(
+def group_micro_batches(
     groups: Sequence[Group], survey: Survey, config: ScoreModelConfig, terms: int | None
 ) -> list[Sequence[Group]]:
+    """The groups that go through the network together: about `terms` terms each, or as `micro_tokens` says."""
     size = groups_per_batch(groups, terms) if groups else None
     return micro_batches(groups, [survey.shapes[g.prompt.id] for g in groups], size, config.micro_tokens)
 
@@ -325,7 +326,7 @@ def _inputs(config: ScoreModelConfig) -> dict[str, Path]:
     return {"model": config.model, **input_paths(config.pairs, "pairs"), **input_paths(labels, "labels")}
 
 
-def _fitting(
+def fitting_groups(
     groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, config: ScoreModelConfig
 ) -> Sequence[Group]:
     """The groups whose prompt leaves room for one token of a response and the end of the turn."""
@@ -356,13 +357,16 @@ def _batches(
     return whole_batches(length_sorted_batches(lengths, size, seed, epoch), accelerator)
 
 
-def _survey(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Survey:
+def take_survey(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Survey:
     """Tokenize everything once; every prompt leaves room for a response."""
     prompts = many_prompt_ids(tokenizer, [group.prompt.messages for group in groups])
+    lengths: list[int] = []
     cut, shapes = 0, {}
     for group, prompt in zip(groups, prompts, strict=True):
         room = max_length - len(prompt) - 1
         needed = [len(ids) for ids in many_response_ids(tokenizer, list(group.texts))]
         cut += sum(length > room for length in needed)
-        shapes[group.prompt.id] = Shape(len(needed), len(prompt) + 1 + min(room, max(needed)))
-    return Survey(max(shape.length for shape in shapes.values()), cut, shapes)
+        whole = [len(prompt) + 1 + min(room, length) for length in needed]
+        shapes[group.prompt.id] = Shape(len(whole), max(whole))
+        lengths += whole
+    return Survey(lengths, cut, shapes)

@@ -74,7 +74,7 @@ def train_sft(config: SftConfig) -> Path:
     if build.is_finished:
         return config.out
     tokenizer = load_tokenizer(config.model, template=config.template)
-    train, held_out = _split(records, tokenizer, config)
+    train, held_out = split_examples(records, tokenizer, config)
     lengths = tuple(len(example.ids) for example in train)
     per_epoch = len(_batches(lengths, config, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
@@ -150,10 +150,14 @@ def _load(sources: Sequence[DataSource]) -> list[Demonstration]:
     return [demonstration for source in sources for demonstration in load_demonstrations(source)]
 
 
-def _split(
+def split_examples(
     records: Sequence[Demonstration], tokenizer: PreTrainedTokenizerBase, config: SftConfig
 ) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples."""
+    """Training and held-out examples.
+
+    Raises:
+        DataError: All are held out.
+    """
     train, held_out = split_by_prompt(records, config.held_out, config.seed)
     if not train:
         raise DataError(
