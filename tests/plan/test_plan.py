@@ -14,7 +14,6 @@ from equipoise.cli import main as cli
 from equipoise.errors import ConfigError, ModelError
 from equipoise.models.backbone import load_causal_lm
 from equipoise.plan.config import GPUS, Options, chosen_gpus, fits
-from equipoise.plan.ledger import nothing_loaded
 from equipoise.plan.memory import Role, fill_gradients
 from equipoise.plan.plan import Plan, make_plan
 from equipoise.plan.probe import shortened
@@ -115,6 +114,35 @@ def test_more_passes_take_less_for_activations(world: Path) -> None:
     assert (one.work.passes, four.work.passes) == (1, 4)
 
 
+def test_micro_tokens_limit_a_pass(world: Path) -> None:
+    """Prompts have 6 to 8 tokens with their role's and the first, so all sequences at most 14."""
+    whole, parts = (planned("ppo-lag", ppo_settings(world, "reward", "cost", micro_tokens=n)) for n in (None, 42))
+    assert (whole.work.largest.rows, whole.work.passes) == (8, 1)
+    assert parts.work.largest.cells <= 42
+    assert parts.work.largest.rows == 3
+    assert parts.work.passes == 3
+    assert parts.memory.parts["activations"] < whole.memory.parts["activations"] / 2
+    cost = {"model": world / "policy", "pairs": [str(world / "pairs.jsonl")]}
+    scorer = planned("cost", cost_model(world / "out", **cost, micro_tokens=42))
+    assert scorer.work.largest.cells <= 42
+
+
+def test_recomputed_layers_keep_less(world: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        hardware = {"device": "cpu", "precision": precision}
+        kept, again = (
+            plan_sft(world, hardware={**hardware, "gradient_checkpointing": on}).memory.parts["activations"]
+            for on in (False, True)
+        )
+        assert again < kept / 2
+
+
+def test_gradients_of_networks_trained_before_are_there(world: Path) -> None:
+    plan = planned("ppo-lag", ppo_settings(world, "reward", "cost"))
+    found, phases = roles(plan), plan.memory.phases
+    assert phases["cost_critic"] - phases["reward_critic"] == found["reward_critic"].gradients
+
+
 def test_work_is_that_of_the_data(world: Path) -> None:
     plan = plan_sft(world, batch_size=8, held_out=0.0, epochs=2)
     assert (plan.work.prompts, plan.work.steps) == (40, 10)
@@ -155,24 +183,9 @@ def test_an_unknown_gpu_is_refused_with_those_known() -> None:
 def test_a_gpu_steps_with_all_weights_at_once(world: Path) -> None:
     config = sft(world / "out", model=world / "policy", demonstrations=[str(world / "demonstrations.jsonl")])
     cpu, gpu = (make_plan("sft", config, Options(gpu=name)) for name in (None, "h100"))
-    assert not cpu.gpu
+    assert not cpu.machine.gpu
     assert gpu.fits == {"h100": True}
     assert gpu.memory.phases["update"] > cpu.memory.phases["update"]
-
-
-def test_the_ledger_counts_storages_once_and_until_they_are_freed() -> None:
-    with nothing_loaded() as ledger:
-        kept = torch.zeros(1000)
-        view = kept.view(10, 100)[2:]
-        with ledger.phase("work"):
-            gone = kept + 1
-            del gone
-        assert ledger.live == 4000
-        assert ledger.phases == {"work": 8000}
-        del kept
-        assert ledger.live == 4000  # the view holds it
-        del view
-        assert ledger.live == 0
 
 
 def test_a_probe_runs_the_first_steps_only(world: Path, tmp_path: Path) -> None:

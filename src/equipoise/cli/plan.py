@@ -24,17 +24,18 @@ def plan_command(stage: Stage) -> Callable[..., int]:
         gpu: str | None = None,
         probe: int = 0,
         price_per_hour: float | None = None,
+        processes: int = 1,
         as_json: bool = False,
     ) -> int:
         from equipoise.cli.layering import resolve
         from equipoise.config import merge
-        from equipoise.plan.config import Options, check_probe, chosen_gpus
+        from equipoise.plan.config import Options, check_options
 
-        chosen_gpus(gpu)
+        options = check_options(Options(gpu, probe, price_per_hour, processes))
         config = resolve(stage, recipes, merge([{"out": NOWHERE}, settings or {}]))
         with needs_extra(f"plan {stage.name}"):
             from equipoise.plan.plan import make_plan
-        plan = make_plan(stage.name, config, Options(gpu, check_probe(probe), price_per_hour))
+        plan = make_plan(stage.name, config, options)
         if as_json:
             print(json.dumps(plan.tree(), indent=2, ensure_ascii=False))
         else:
@@ -54,6 +55,7 @@ def plan_command(stage: Stage) -> Callable[..., int]:
         "price_per_hour": Annotated[
             float | None, Parameter(help="Of the machine; with --probe: the stage's price.")
         ],
+        "processes": Annotated[int, Parameter(help="How many the launcher starts; the plan is of one of them.")],
         "as_json": Annotated[
             bool, Parameter(name="json", negative=(), show_default=False, help="JSON, sizes in bytes.")
         ],

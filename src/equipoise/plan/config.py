@@ -26,12 +26,20 @@ GPUS = (
 )
 
 
+class Machine(NamedTuple):
+    """What a stage is planned for."""
+
+    gpu: bool  # on a GPU the optimizer treats all weights at once
+    processes: int = 1  # how many share every batch
+
+
 class Options(NamedTuple):
     """How to plan, beside the stage's own settings."""
 
     gpu: str | None = None  # only this type; None: all
     probe: int = 0  # steps to run
     price_per_hour: float | None = None
+    processes: int = 1
 
 
 def chosen_gpus(name: str | None) -> tuple[Gpu, ...]:
@@ -47,15 +55,27 @@ def chosen_gpus(name: str | None) -> tuple[Gpu, ...]:
     return found
 
 
-def check_probe(steps: int) -> int:
-    """As many steps as a probe is to run; 0 for none.
+def check_options(options: Options) -> Options:
+    """The same options, if they can be followed.
 
     Raises:
-        ConfigError: Too few: the first step only warms up.
+        ConfigError: The GPU is not known; a probe has too few steps, of which the first only warms up, or is to
+            measure one of several processes; there is no process.
     """
+    chosen_gpus(options.gpu)
+    steps = options.probe
     if steps < 0 or steps == 1:
         raise ConfigError(f"A probe of {steps} steps measures nothing.", where="--probe", fix="Give 2 or more.")
-    return steps
+    if options.processes < 1:
+        raise ConfigError("A run has one process or more.", where="--processes", why=f"{options.processes} given")
+    if steps and options.processes > 1:
+        raise ConfigError(
+            "A probe measures one process.",
+            where="--probe",
+            why=f"--processes {options.processes} asks for a run that the launcher starts",
+            fix="Leave --processes out, or start a short run yourself: `steps`, or few `epochs`.",
+        )
+    return options
 
 
 def fits(gpu: Gpu, peak: int) -> bool:

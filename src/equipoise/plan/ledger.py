@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from transformers.utils import import_utils
 
 aten: Any = torch.ops.aten
 INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
@@ -31,7 +32,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         self.peak = 0
         self.phases: dict[str, int] = {}
         self.picked, self.longest = 0, 0  # True in a mask of positions; the number that is read from a tensor
-        self._known: set[int] = set()
+        self._known: dict[int, int] = {}  # storage → its bytes
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -82,27 +83,38 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
-            self._known.add(key)
+            self._known[key] = size
             self.live += size
             self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._leave, key, size)
+            weakref.finalize(storage, self._leave, key)
         return tensor
 
-    def _leave(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+    def leave_out(self, tensor: Tensor) -> None:
+        """Count a tensor no longer: it is only there to compute with."""
+        key = tensor.untyped_storage()._cdata
+        self.live -= self._known[key]
+        self._known[key] = 0
+
+    def _leave(self, key: int) -> None:
+        self.live -= self._known.pop(key)
 
 
 @contextmanager
 def nothing_loaded() -> Iterator[Ledger]:
-    """Make every tensor inside one without contents, and count them."""
-    apply = nn.Module._apply
+    """Make every tensor inside one without contents, and count them.
+
+    transformers takes such tensors for a graph being recorded, for which it makes masks that a real pass does not
+    need: inside it takes them for real ones.
+    """
+    apply, is_fake = nn.Module._apply, import_utils.is_fake_tensor
     nn.Module._apply = _convert  # type: ignore[method-assign]
+    import_utils.is_fake_tensor = lambda _: False  # type: ignore[assignment]
     try:
         with FakeTensorMode(), torch.random.fork_rng(devices=[]), Ledger() as ledger:
             yield ledger
     finally:
         nn.Module._apply = apply  # type: ignore[method-assign]
+        import_utils.is_fake_tensor = is_fake
 
 
 def _convert(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -2,7 +2,7 @@
 
 The order of events is that of the stage's loop from its second step on, when optimizer states exist: for
 `ppo-lag` sample, score, train one network after the other, update. Every response is as long as the limit. Of
-several processes each takes this much, and the copies of gradients that they exchange besides.
+several processes each takes this much; whole networks keep the gradients that they exchange a second time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +17,12 @@ from transformers import PreTrainedModel
 
 from equipoise.models.adapters import adapted_layers
 from equipoise.models.lm_head import LOGITS
+from equipoise.plan.config import Machine
 from equipoise.plan.ledger import Ledger
+from equipoise.plan.parts import Parts, divide
 from equipoise.plan.workload import Pass
 from equipoise.tokens.batches import SftBatch
-from equipoise.train.config import OptimizerSettings
+from equipoise.train.config import Hardware, OptimizerSettings
 from equipoise.train.forward import target_log_probs
 from equipoise.train.setup import apply_gradients, make_optimizer
 
@@ -36,7 +38,7 @@ class Role:
     name: str
     weights: int
     trained: int = 0  # parameters
-    gradients: int = 0
+    gradients: int = 0  # of several processes with those that they exchange
     optimizer: int = 0  # Adam's two moments, and float32 copies of weights in lower precision
     note: str = ""
 
@@ -59,10 +61,14 @@ class Memory:
 class Tally:
     """The memory of one stage, written down while its steps are gone through."""
 
-    def __init__(self, ledger: Ledger, *, gpu: bool) -> None:
-        self.ledger, self.gpu, self.memory = ledger, gpu, Memory(phases=ledger.phases)
-        self.trained: dict[str, nn.Module] = {}
+    def __init__(self, ledger: Ledger, machine: Machine, hardware: Hardware) -> None:
+        self.ledger, self.gpu, self.processes = ledger, machine.gpu, machine.processes
+        self.shard = hardware.shard and machine.processes > 1
+        self.memory = Memory(phases=ledger.phases)
+        self.parts: dict[nn.Module, Parts] = {}
+        self.trained: dict[str, nn.Module] = {}  # of a network in parts what this process keeps
         self.optimizers: dict[str, AdamW] = {}
+        self.messages: list[Tensor] = []
 
     @contextmanager
     def role(self, name: str, note: str = "") -> Iterator[None]:
@@ -70,6 +76,24 @@ class Tally:
         before = self.ledger.live
         yield
         self.memory.roles.append(Role(name, self.ledger.live - before, note=note))
+
+    def divide(self, network: nn.Module) -> None:
+        """Put a network into parts, if the settings say so."""
+        if self.shard:
+            self.parts[network] = divide(network, self.processes, self.ledger)
+
+    @contextmanager
+    def gathered(self, network: nn.Module | None, *, training: bool = False) -> Iterator[None]:
+        """What of a network in parts is whole inside: all of it, or what a training pass needs at a time."""
+        if network not in self.parts:
+            yield
+            return
+        parts = self.parts[network]
+        size = parts.in_training if training else parts.whole
+        self.part("gathered weights", size)
+        held = torch.empty(size, dtype=torch.uint8)
+        yield
+        del held
 
     def part(self, name: str, size: int) -> None:
         """Keep the largest of what is called so."""
@@ -82,8 +106,9 @@ class Tally:
             networks: Role → network.
             settings: Role → optimizer.
         """
-        self.trained = dict(networks)
-        for name, network in networks.items():
+        for name, whole in networks.items():
+            network = self.parts[whole].kept if whole in self.parts else whole
+            self.trained[name] = network
             before = self.ledger.live
             adam = make_optimizer(network, settings[name])
             for group in adam.param_groups:
@@ -94,6 +119,9 @@ class Tally:
             apply_gradients(network, adam, settings[name], settings[name].lr)
             role = next(role for role in self.memory.roles if role.name == name)
             role.gradients, role.optimizer = gradients, self.ledger.live - before
+            if self.processes > 1 and whole not in self.parts:
+                self.messages.append(torch.empty(gradients, dtype=torch.uint8))
+                role.gradients += gradients
             role.trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
 
     def update(self, settings: Mapping[str, OptimizerSettings]) -> None:
@@ -104,15 +132,16 @@ class Tally:
             for name, network in self.trained.items():
                 apply_gradients(network, self.optimizers[name], settings[name], settings[name].lr)
 
-    def learn(self, phase: str, loss_of: Callable[[], Tensor], passes: int) -> None:
+    def learn(self, phase: str, network: nn.Module, loss_of: Callable[[], Tensor], passes: int) -> None:
         """Forward and backward passes of one step.
 
         Args:
             phase: Name of the phase.
+            network: Which one is trained.
             loss_of: Function without arguments that goes forward and returns a loss with its graph.
             passes: Micro-batches; from the second on the gradients of the first are there.
         """
-        with self.ledger.phase(phase):
+        with self.ledger.phase(phase), self.gathered(network, training=True):
             for _ in range(min(2, passes)):
                 before = self.ledger.live
                 loss = loss_of()
@@ -126,6 +155,8 @@ class Tally:
             return
         self.memory.libraries = FIRST_USE
         largest = max(role.weights for role in self.memory.roles)
+        if self.parts:  # each is loaded whole before it is divided
+            largest = 2 * max(parts.whole for parts in self.parts.values())
         self.memory.phases["load"] = sum(role.weights for role in self.memory.roles) + largest
         merged = sum(cast("Tensor", layer.get_base_layer().weight).nbytes for _, layer in adapted_layers(saved))
         if merged:

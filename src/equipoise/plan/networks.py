@@ -25,7 +25,7 @@ from equipoise.models.adapters import ADAPTER, add_adapter, base_of_adapter, on_
 from equipoise.models.score_head import Critic, Pooling, Scorer, read_head_settings
 from equipoise.rollout.config import GuardScore, ModelScore, ScoreSourceConfig
 from equipoise.train.config import PpoLagConfig, SharedLora
-from equipoise.train.setup import train_adapter, without_dropout
+from equipoise.train.setup import train_adapter
 from equipoise.train.shared_base import SharedBase
 
 
@@ -119,9 +119,7 @@ def critic(
         whole = known if isinstance(known, Scorer) else whole_scorer(start, dtype)
         scorer = Scorer(on_same_weights(whole.backbone), whole.pooling)
         train_adapter(scorer.backbone, role, base.lora, base.seed)
-    made = Critic(scorer)
-    without_dropout(made)
-    return made
+    return Critic(scorer)
 
 
 def _from_config(kind: Any, path: str | Path, dtype: torch.dtype) -> PreTrainedModel:

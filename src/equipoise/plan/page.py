@@ -11,7 +11,9 @@ from equipoise.plan.plan import Plan, gib
 
 def show(plan: Plan, console: Console) -> None:
     """Print memory, fits, tokens, the probe, and examples."""
-    on = "a GPU" if plan.gpu else "a CPU, where it runs (hardware.device)"
+    on = "a GPU" if plan.machine.gpu else "a CPU, where it runs (hardware.device)"
+    if plan.machine.processes > 1:
+        on = f"each of {plan.machine.processes} processes on {on}"
     console.print(f"equipoise {plan.stage}, planned for {on}; nothing was loaded\n", highlight=False)
     console.print(_roles(plan.memory))
     console.print(_phases(plan))

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from equipoise.config import Config
-from equipoise.plan.config import GIB, Options, chosen_gpus, fits
+from equipoise.errors import ConfigError
+from equipoise.plan.config import GIB, Machine, Options, chosen_gpus, fits
 from equipoise.plan.memory import Memory
 from equipoise.plan.probe import Probed, probe
 from equipoise.plan.stages import ppo_lag_memory, score_model_memory, sft_memory
@@ -18,7 +19,7 @@ class Plan:
     """What a stage will take."""
 
     stage: str
-    gpu: bool
+    machine: Machine
     memory: Memory
     work: Work
     fits: Mapping[str, bool]  # GPU type → whether it does
@@ -42,7 +43,8 @@ class Plan:
         memory = {**asdict(self.memory), "peak": self.memory.peak}
         return {
             "stage": self.stage,
-            "device": "gpu" if self.gpu else "cpu",
+            "device": "gpu" if self.machine.gpu else "cpu",
+            "processes": self.machine.processes,
             "memory": memory,
             "fits": dict(self.fits),
             "work": asdict(self.work)
@@ -63,7 +65,7 @@ def make_plan(stage: str, config: Config, options: Options) -> Plan:
         options: What else is asked.
 
     Raises:
-        ConfigError: A GPU is not known.
+        ConfigError: A GPU is not known, or a batch has not one item for every process.
         ModelError: A folder holds no model, or a context is too short for prompt and response.
         DataError: The data are there and cannot be used.
         TrainingError: The probe failed.
@@ -71,10 +73,12 @@ def make_plan(stage: str, config: Config, options: Options) -> Plan:
     assert isinstance(config, TrainConfig)
     gpus = chosen_gpus(options.gpu)
     gpu = options.gpu is not None or config.hardware.device not in ("cpu", "mps")
-    work, memory = _estimate(config, gpu)
+    machine = Machine(gpu, options.processes)
+    _check_share(config, machine)
+    work, memory = _estimate(config, machine)
     return Plan(
         stage=stage,
-        gpu=gpu,
+        machine=machine,
         memory=memory,
         work=work,
         fits={g.name: fits(g, memory.peak) for g in gpus} if gpu else {},
@@ -83,18 +87,29 @@ def make_plan(stage: str, config: Config, options: Options) -> Plan:
     )
 
 
-def _estimate(config: TrainConfig, gpu: bool) -> tuple[Work, Memory]:
+def _estimate(config: TrainConfig, machine: Machine) -> tuple[Work, Memory]:
     match config:
         case SftConfig():
-            work = sft_work(config)
-            return work, sft_memory(config, work, gpu=gpu)
+            work = sft_work(config, machine.processes)
+            return work, sft_memory(config, work, machine)
         case RewardConfig() | CostConfig():
-            work = score_model_work(config)
-            return work, score_model_memory(config, work, gpu=gpu)
+            work = score_model_work(config, machine.processes)
+            return work, score_model_memory(config, work, machine)
         case PpoLagConfig():
-            ppo = ppo_lag_work(config)
-            return ppo, ppo_lag_memory(config, ppo, gpu=gpu)
+            ppo = ppo_lag_work(config, machine.processes)
+            return ppo, ppo_lag_memory(config, ppo, machine)
     raise AssertionError(config)
+
+
+def _check_share(config: TrainConfig, machine: Machine) -> None:
+    sizes = {name: getattr(config, name, None) for name in ("batch_size", "ptx_batch_size")}
+    for name, size in sizes.items():
+        if size is not None and size < machine.processes:
+            raise ConfigError(
+                f"A batch of {size} cannot be divided among {machine.processes} processes.",
+                where=name,
+                fix="Raise it, or use fewer processes.",
+            )
 
 
 def gib(size: float) -> str:

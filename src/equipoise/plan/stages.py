@@ -4,12 +4,13 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from equipoise.models.backbone import check_length
 from equipoise.models.score_head import Critic, Scorer
 from equipoise.plan import networks
+from equipoise.plan.config import Machine
 from equipoise.plan.ledger import nothing_loaded
 from equipoise.plan.memory import DTYPES, Memory, Tally, blank, logits_size, target_loss
 from equipoise.plan.sampling import sample
@@ -26,56 +27,58 @@ from equipoise.train.shared_base import SharedBase
 TRAINED = ("actor", "reward_critic", "cost_critic")
 
 
-def sft_memory(config: SftConfig, work: Work, *, gpu: bool) -> Memory:
+def sft_memory(config: SftConfig, work: Work, machine: Machine) -> Memory:
     """What `sft` takes.
 
     Args:
         config: The stage's settings.
         work: Its batches.
-        gpu: Whether it runs on a GPU: the optimizer then treats all weights at once.
+        machine: GPU or not, and how many processes.
 
     Raises:
         ModelError: The folder holds no such model, or its context is too short.
     """
     with nothing_loaded() as ledger:
-        tally = Tally(ledger, gpu=gpu)
+        tally = Tally(ledger, machine, config.hardware)
         with tally.role("policy"):
             model = networks.causal_lm(config.model, DTYPES[config.hardware.precision])
             train_adapter(model, "policy", config.lora, config.seed)
             recompute_layers(model, config.hardware)
+            tally.divide(model)
         check_length(model, work.largest.length)
         settings = {"policy": config.optimizer}
         tally.start_training({"policy": model}, settings)
         model.train()
-        tally.learn("train", lambda: target_loss(model, work.largest, tally), work.passes)
+        tally.learn("train", model, lambda: target_loss(model, work.largest, tally), work.passes)
         tally.update(settings)
         tally.files(model)
         return tally.memory
 
 
-def score_model_memory(config: ScoreModelConfig, work: Work, *, gpu: bool) -> Memory:
+def score_model_memory(config: ScoreModelConfig, work: Work, machine: Machine) -> Memory:
     """What `reward` or `cost` takes; arguments and errors as in `sft_memory`."""
     with nothing_loaded() as ledger:
-        tally = Tally(ledger, gpu=gpu)
+        tally = Tally(ledger, machine, config.hardware)
         with tally.role("scorer"):
             scorer = networks.fresh_scorer(config.model, config.pooling, DTYPES[config.hardware.precision])
             train_adapter(scorer.backbone, "scorer", config.lora, config.seed)
             recompute_layers(scorer, config.hardware)
+            tally.divide(scorer)
         check_length(scorer.backbone, work.largest.length)
         settings = {"scorer": config.optimizer}
         tally.start_training({"scorer": scorer}, settings)
         scorer.train()
         responses = blank(work.largest.rows, work.largest.length)
-        tally.learn("train", lambda: cast("Tensor", scorer(*responses).sum()), work.passes)
+        tally.learn("train", scorer, lambda: cast("Tensor", scorer(*responses).sum()), work.passes)
         tally.update(settings)
         tally.files(scorer)
         return tally.memory
 
 
-def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, *, gpu: bool) -> Memory:
+def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, machine: Machine) -> Memory:
     """What `ppo-lag` takes; arguments and errors as in `sft_memory`."""
     with nothing_loaded() as ledger:
-        tally = Tally(ledger, gpu=gpu)
+        tally = Tally(ledger, machine, config.hardware)
         roles = _Roles(config, tally)
         longest = work.prompt + config.sampling.max_new_tokens
         check_length(roles.actor, max(longest, work.ptx.length))
@@ -86,7 +89,7 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, *, gpu: bool) -> Memory:
             role: config.actor_optimizer if role == "actor" else config.critic_optimizer for role in TRAINED
         }
         tally.start_training(trained, settings)
-        with ledger.phase("sample"), evaluating(roles.actor):
+        with ledger.phase("sample"), evaluating(roles.actor), tally.gathered(roles.actor):
             rows = min(work.rows, NativeSampler.slots)
             tally.part("KV cache", sample(roles.actor, rows, work.prompt, config.sampling, tally))
         one = work.largest
@@ -94,14 +97,18 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, *, gpu: bool) -> Memory:
         with ledger.reading(one.targets, one.length):
             with ledger.phase("score"), torch.no_grad():
                 for judge in roles.judges:
-                    _ask(judge, work.rows, longest)
-                actor_log_probs(roles.ref, answers, config.sampling)
+                    with tally.gathered(judge.network):
+                        _ask(judge, work.rows, longest)
+                with tally.gathered(roles.ref):
+                    actor_log_probs(roles.ref, answers, config.sampling)
             for role, critic in zip(TRAINED[1:], roles.critics, strict=True):
-                tally.learn(role, partial(_value_loss, critic, answers), work.passes)
+                tally.learn(role, critic, partial(_value_loss, critic, answers), work.passes)
             tally.part("logits", logits_size(roles.actor, one.targets))
-            tally.learn("actor", partial(_policy_loss, roles.actor, answers, config.sampling), work.passes)
+            tally.learn(
+                "actor", roles.actor, partial(_policy_loss, roles.actor, answers, config.sampling), work.passes
+            )
         if work.ptx_passes:
-            tally.learn("ptx", lambda: target_loss(roles.actor, work.ptx, tally), work.ptx_passes)
+            tally.learn("ptx", roles.actor, lambda: target_loss(roles.actor, work.ptx, tally), work.ptx_passes)
         tally.update(settings)
         tally.files(roles.actor)
         return tally.memory
@@ -118,12 +125,13 @@ class _Roles:
             self.base = SharedBase(model, config.lora, config.seed)
         with tally.role("actor", "adapter" if self.base else ""):
             self.actor = self.base.actor() if self.base else networks.causal_lm(config.actor, dtype)
-        without_dropout(self.actor)
+            self._train(self.actor, config, tally)
         with tally.role("ref", "the base" if self.base and config.ref is None else ""):
             if self.base and config.ref is None:
                 self.ref = self.base.model
             else:
                 self.ref = networks.causal_lm(config.ref or config.actor, dtype).requires_grad_(False)
+                tally.divide(self.ref)
         self.judges, self.critics = [], []
         for role, source, given in (
             ("reward", config.reward, config.reward_critic),
@@ -133,15 +141,21 @@ class _Roles:
             assert start is not None  # PpoLagConfig refuses a source without a critic
             with tally.role(role, _note(source, config)):
                 judge = networks.judge(source, role, config, self.base, dtype)
+                if judge.network is not None:
+                    tally.divide(judge.network)
             same = isinstance(source, ModelScore) and start == source.path
             note = "adapter" if self.base and (same or networks.gives_adapter(start, config.lora)) else ""
             with tally.role(f"{role}_critic", note):
                 known = judge.network if same else None
                 critic = networks.critic(start, f"{role}_critic", config, self.base, known, dtype)
+                self._train(critic, config, tally)
             self.judges.append(judge)
             self.critics.append(critic)
-        for network in (self.actor, *self.critics):
-            recompute_layers(network, config.hardware)
+
+    def _train(self, network: nn.Module, config: PpoLagConfig, tally: Tally) -> None:
+        without_dropout(network)
+        recompute_layers(network, config.hardware)
+        tally.divide(network)
 
 
 def _note(source: ScoreSourceConfig, config: PpoLagConfig) -> str:

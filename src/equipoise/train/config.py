@@ -45,6 +45,11 @@ class Hardware(Config):
         description="Keep only the input of each layer and compute the layer again in the backward pass: less "
         "memory, about a third more time per training pass.",
     )
+    shard: bool = Field(
+        False,
+        description="Several processes divide the weights, gradients and optimizer states of all networks among "
+        "them (FSDP2); off: each holds whole networks. One process: the same either way.",
+    )
 
 
 class LoraSettings(Config):

@@ -1,0 +1,92 @@
+"""What the ledger counts without contents is what torch keeps with them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from equipoise.models import lm_head
+from equipoise.models.score_head import Critic, Scorer
+from equipoise.plan.ledger import Ledger, nothing_loaded
+from equipoise.rollout.config import Sampling
+from equipoise.tokens.batches import Rollout, SftBatch
+from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
+
+ROWS, LENGTH, LIMIT = 3, 40, 16
+SHAPE = LlamaConfig(
+    vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+)
+
+
+class RealLedger(Ledger):
+    """Counts tensors that have contents, and lets torch look at them."""
+
+    def _run(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+def policy_pass(model: LlamaForCausalLM) -> Tensor:
+    ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    rollout = Rollout(ids, mask, mask[:, -LIMIT:], torch.zeros(ROWS, LIMIT), mask[:, 0])
+    return actor_log_probs(model, rollout, Sampling()).sum()
+
+
+def critic_pass(model: LlamaForCausalLM) -> Tensor:
+    ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    rollout = Rollout(ids, mask, mask[:, -LIMIT:], torch.zeros(ROWS, LIMIT), mask[:, 0])
+    return critic_values(Critic(Scorer(model.model)), rollout).sum()
+
+
+def sft_pass(model: LlamaForCausalLM) -> Tensor:
+    ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    targets = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+    targets[:, -LIMIT:] = True
+    return target_log_probs(model, SftBatch(ids, mask, targets)).sum()
+
+
+def peak(ledger: Ledger, one_pass: Callable[[LlamaForCausalLM], Tensor]) -> int:
+    model = LlamaForCausalLM._from_config(SHAPE)
+    with ledger.phase("pass"), ledger.reading(ROWS * LIMIT, LENGTH):
+        one_pass(model).backward()
+    return ledger.phases["pass"]
+
+
+@pytest.mark.parametrize("one_pass", [policy_pass, critic_pass, sft_pass])
+@pytest.mark.parametrize("chunk", [lm_head.LOGITS, 512 * 10])  # all 48 positions at once, or 10 at a time
+def test_a_pass_without_contents_takes_what_the_real_one_takes(
+    one_pass: Callable[[LlamaForCausalLM], Tensor], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_head, "LOGITS", chunk)
+    with RealLedger() as ledger:
+        real = peak(ledger, one_pass)
+    with nothing_loaded() as ledger:
+        assert peak(ledger, one_pass) == real
+
+
+def test_masks_pick_as_many_as_the_ledger_was_told() -> None:
+    with nothing_loaded() as ledger, ledger.reading(5, 9):
+        mask, x = torch.ones(3, 4, dtype=torch.bool), torch.zeros(3, 4, 2)
+        assert mask.nonzero().shape == (5, 2)
+        assert x[mask].shape == (5, 2)
+        assert int(mask.sum(dim=1).max()) == 9
+        assert bool(mask.any())
+        with pytest.raises(RuntimeError):
+            float(x.sum())  # nobody said what it is
+
+
+def test_the_ledger_counts_storages_once_and_until_they_are_freed() -> None:
+    with nothing_loaded() as ledger:
+        kept = torch.zeros(1000)
+        view = kept.view(10, 100)[2:]
+        with ledger.phase("work"):
+            gone = kept + 1
+            del gone
+        assert ledger.live == 4000
+        assert ledger.phases == {"work": 8000}
+        del kept
+        assert ledger.live == 4000  # the view holds it
+        del view
+        assert ledger.live == 0
