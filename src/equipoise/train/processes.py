@@ -135,7 +135,8 @@ def whole_batches(batches: Sequence[Sequence[int]], accelerator: Accelerator) ->
     Raises:
         ConfigError: None has.
     """
-    found = [batch for batch in batches if len(batch) >= accelerator.num_processes]
+    processes = accelerator.num_processes  # asked once: this runs at every step
+    found = [batch for batch in batches if len(batch) >= processes]
     if not found:
         raise _too_few(max(map(len, batches), default=0), accelerator)
     return found

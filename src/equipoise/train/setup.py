@@ -55,7 +55,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = AdamW(groups, lr=settings.lr, betas=settings.betas)
+    optimizer = AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if copies:
         _train_copies(optimizer, copies)
     return optimizer
