@@ -53,4 +53,4 @@ class EvaluationError(EquipoiseError):
 
 
 class EndpointError(EquipoiseError):
-    """A judge, scorer or policy behind HTTP did not answer usefully."""
+    """A judge, scorer or policy behind HTTP, or an engine, did not answer usefully."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equipoise.algos.policy import actor_loss, sft_loss, value_loss
+from equipoise.algos.policy import actor_loss, sampler_weights, sft_loss, value_loss
 
 LENGTHS = (4, 2, 3, 1)
 
@@ -61,6 +61,64 @@ def test_first_update_of_the_actor_follows_the_policy_gradient() -> None:
     actor_loss(leaf, log_probs, advantages, mask, 0.2, 4)[0].backward()
     expected = -advantages / torch.tensor(LENGTHS).unsqueeze(1) / 4 * mask
     torch.testing.assert_close(leaf.grad, expected)
+
+
+def test_weights_of_a_sampler_hand_worked() -> None:
+    # π_old/π_sampler = 0.2/0.4, 0.4/0.1 and 0.3/0.3: ½, 4 and 1; C = 3 cuts the second. |ln| sums to ln 2 + ln 4.
+    old, drawn = torch.tensor([[0.2, 0.4], [0.3, 9.0]]).log(), torch.tensor([[0.4, 0.1], [0.3, 1.0]]).log()
+    mask = torch.tensor([[True, True], [True, False]])
+    weights, stats = sampler_weights(old, drawn, mask, 3.0)
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 3.0], [1.0, 1.0]]))
+    assert (stats.tokens.item(), stats.truncated.item()) == (3, 1)
+    assert stats.distance.item() == pytest.approx(math.log(8))
+
+
+def test_weights_scale_the_surrogate_on_both_of_its_branches() -> None:
+    # ε = 0.2, A = 2, w = ½: at ρ = 1.5 it is ½·min(3.0, 2.4) = 1.2 and flat; at ρ = 0.5 ½·1.0, and so its slope.
+    for ratio, loss, slope in ((1.5, -1.2, 0.0), (0.5, -0.5, -0.5)):
+        log_probs = torch.tensor([[math.log(ratio) - 1.0]], requires_grad=True)
+        old, mask = torch.tensor([[-1.0]]), torch.ones(1, 1, dtype=torch.bool)
+        weights, _ = sampler_weights(old, old + math.log(2), mask, 2.0)
+        actual, _ = actor_loss(log_probs, old, 2.0 * weights, mask, 0.2, 1)
+        actual.backward()
+        assert log_probs.grad is not None
+        assert (actual.item(), log_probs.grad.item()) == (pytest.approx(loss), pytest.approx(slope))
+
+
+def test_a_sampler_that_is_the_old_policy_changes_no_bit_of_the_loss() -> None:
+    log_probs, old, advantages, mask = (t.float() if t.is_floating_point() else t for t in draw(5))
+    weights, stats = sampler_weights(old, old.clone(), mask, 1.0)
+    found = []
+    for mixed in (advantages, advantages * weights):
+        leaf = log_probs.clone().requires_grad_()
+        loss, _ = actor_loss(leaf, old, mixed, mask, 0.2, 4)
+        loss.backward()
+        found.append((loss, leaf.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert (stats.distance.item(), stats.truncated.item()) == (0.0, 0)
+
+
+@given(seed=st.integers(0, 2**31))
+def test_weighted_means_under_the_sampler_are_means_under_the_old_policy(seed: int) -> None:
+    # Every token of a vocabulary of 6 once: Σ_a π_sampler(a)·w(a)·f(a) = Σ_a π_old(a)·f(a) if nothing is cut.
+    logits = torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    old, drawn, f = logits[0].log_softmax(-1), logits[1].log_softmax(-1), logits[2]
+    everywhere = torch.ones(1, 6, dtype=torch.bool)
+    weights, _ = sampler_weights(old, drawn, everywhere, 1e9)
+    torch.testing.assert_close((drawn.exp() * weights * f).sum(), (old.exp() * f).sum())
+    bounded, _ = sampler_weights(old, drawn, everywhere, 1.5)
+    assert bounded.max() <= 1.5
+
+
+@pytest.mark.parametrize("filler", [0.0, 700.0, math.nan])
+def test_padding_has_weight_one_and_does_not_count(filler: float) -> None:
+    old, drawn, _, mask = draw(6)
+    tight, stats = sampler_weights(old, drawn, mask, 2.0)
+    weights, same = sampler_weights(old.masked_fill(~mask, filler), drawn, mask, 2.0)
+    assert torch.equal(weights, tight)
+    assert (weights[~mask] == 1).all()
+    torch.testing.assert_close(same, stats)
 
 
 @pytest.mark.parametrize(

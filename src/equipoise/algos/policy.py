@@ -3,7 +3,7 @@
 The sum of actor and PTX loss, clipping of gradients and the optimizer step are the loop's.
 Letters: B sequences, R response tokens, L prompt and response tokens.
 Source: PPO, arXiv 1707.06347, eq. 7; Safe RLHF, arXiv 2310.12773, in the form of its code: the mixed
-advantage is clipped, not reward and cost apart.
+advantage is clipped, not reward and cost apart. Truncated weights: IMPALA, arXiv 1802.01561, section 4.
 """
 
 from typing import NamedTuple
@@ -28,6 +28,14 @@ class ValueStats(NamedTuple):
     tokens: Tensor
     clipped: Tensor  # tokens whose clipped error is the larger
     squared_error: Tensor  # Σ (V − ret)², unclipped
+
+
+class SamplerStats(NamedTuple):
+    """Sums over real tokens."""
+
+    tokens: Tensor
+    distance: Tensor  # Σ |ln π_old − ln π_sampler|, nats
+    truncated: Tensor  # tokens whose weight would be above the ceiling
 
 
 class SftStats(NamedTuple):
@@ -72,6 +80,30 @@ def actor_loss(
         ratio=masked_sum(ratio, mask),
         approx_kl=masked_sum(ratio - 1.0 - log_ratio, mask),
     )
+
+
+def sampler_weights(
+    old_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor, ceiling: float
+) -> tuple[Tensor, SamplerStats]:
+    """Weigh tokens that were drawn by something that is not quite the old policy, so that sums are as under it.
+
+    w_t = min(π_old(a_t)/π_sampler(a_t), C)
+
+    As w ≥ 0, w·min(A·ρ, A·clip(ρ)) = min(wA·ρ, wA·clip(ρ)): the weights multiply the advantages of `actor_loss`.
+    The ceiling bounds the variance; what it cuts off is a bias, and is counted.
+
+    Args:
+        old_log_probs: (B, R) of the trained network before the update, without gradient.
+        sampler_log_probs: (B, R) of the distribution that the tokens were drawn from.
+        mask: (B, R) bool.
+        ceiling: C ≥ 1.
+
+    Returns:
+        (B, R) weights, 1 on padding; sums over tokens.
+    """
+    log_ratio = (old_log_probs - sampler_log_probs).masked_fill(~mask, 0.0)
+    ratio = log_ratio.exp()
+    return ratio.clamp(max=ceiling), SamplerStats(mask.sum(), log_ratio.abs().sum(), (ratio > ceiling).sum())
 
 
 def value_loss(

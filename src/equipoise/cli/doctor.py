@@ -20,6 +20,7 @@ from equipoise import __version__
 PACKAGES = {
     "always": ("pydantic", "cyclopts", "datasets", "pyarrow", "numpy", "scipy", "statsmodels", "matplotlib"),
     "extra train": ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors"),
+    "extra vllm": ("vllm",),
     "extra trackers": ("tensorboard", "trackio", "wandb", "mlflow-skinny"),
 }
 

@@ -144,15 +144,21 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(str(folder))
         return
     merged(model).save_pretrained(str(folder))
-    [(name, shape)] = model.peft_config.items()
-    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     (folder / ADAPTER).mkdir()
+    save_adapter(model, folder / ADAPTER)
+    [shape] = model.peft_config.values()
+    write_json(folder / ADAPTER / BASE, asdict(base_at(str(shape.base_model_name_or_path))))
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Write the adapter in a model as PEFT does; errors as `save_model`."""
+    [(name, shape)] = cast("dict[str, LoraConfig]", model.peft_config).items()
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     save_file(
         {f"base_model.model.{key}": tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-        folder / ADAPTER / WEIGHTS,
+        folder / WEIGHTS,
     )
-    shape.save_pretrained(str(folder / ADAPTER))
-    write_json(folder / ADAPTER / BASE, asdict(base_at(str(shape.base_model_name_or_path))))
+    shape.save_pretrained(str(folder))
 
 
 def base_at(path: str | Path) -> Base:

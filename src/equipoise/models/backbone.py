@@ -19,13 +19,13 @@ from typing import Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from equipoise.algos.masking import position_ids
 from equipoise.errors import ModelError
-from equipoise.models.adapters import ADAPTER, save_model
+from equipoise.models.adapters import ADAPTER, save_adapter, save_model
 from equipoise.tokens.folder import model_folder
 from equipoise.tokens.template import end_id
 
@@ -47,6 +47,28 @@ def load_causal_lm(
         ModelError: The folder is missing, is no model, has no safetensors, or lacks some of the weights.
     """
     return load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device=device)
+
+
+def load_shape(path: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A policy without its weights, for who only asks what fits it: its parameters are on the meta device.
+
+    Raises:
+        ModelError: The folder is missing or is no causal model.
+    """
+    folder = model_folder(path)
+    _check_folder(folder, safetensors=True)
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+            kind: Any = AutoModelForCausalLM
+            return cast("PreTrainedModel", kind.from_config(config, dtype=dtype))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "AutoModelForCausalLM knows no model of this folder's config.json.",
+            where=str(folder),
+            why=str(error).strip().split("\n")[0],
+            fix="A policy needs a causal language model.",
+        ) from error
 
 
 def load_backbone(
@@ -242,6 +264,28 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out:
             generation.save_pretrained(str(folder))
 
     replace_files(out, write)
+
+
+def save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write what training changes, for another program: the adapter of a model that has one, else all weights.
+
+    Args:
+        model: The policy, unwrapped.
+        folder: An empty folder.
+
+    Raises:
+        ModelError: The disk is full or refuses.
+    """
+    try:
+        with _quiet():
+            save_adapter(model, folder) if hasattr(model, "peft_config") else model.save_pretrained(str(folder))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            "The weights could not be handed over.",
+            where=str(folder),
+            why=str(error),
+            fix="Free some disk space there, or name another place in sampler.folder.",
+        ) from error
 
 
 def replace_files(out: Path, write: Writer) -> None:

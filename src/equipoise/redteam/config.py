@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from equipoise.config import Config
 from equipoise.data.source import DataSource
-from equipoise.rollout.config import Device, Precision, Sampling, ScoreSourceConfig
+from equipoise.rollout.config import Device, NativeSettings, Precision, SamplerConfig, Sampling, ScoreSourceConfig
 
 
 class RedteamConfig(Config):
@@ -43,6 +43,7 @@ class RedteamConfig(Config):
         0.8, gt=0, le=1, description="Hits of one attack whose seeds share more of their word pairs are one."
     )
     sampling: Sampling = Field(Sampling(), description="How answers are drawn.")
+    sampler: SamplerConfig = Field(NativeSettings(), description="What draws them.")
     max_prompt_length: int = Field(512, ge=1, description="Longer attacks, in tokens, are left out and counted.")
     batch_size: int = Field(64, ge=1, description="Answers per batch.")
     seed: int = Field(42, ge=0, description="Seed of the search and of the sampling.")

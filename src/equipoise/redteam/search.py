@@ -212,8 +212,9 @@ def _summary(attempts: Sequence[Attempt]) -> dict[str, float]:
 
 def _open_target(config: RedteamConfig) -> Target:
     device = pick_device(config.device)
-    policy = open_policy(config.policy, device, pick_dtype(config.precision, device))
-    check_fit(policy.model, policy.tokenizer, config.max_prompt_length + config.sampling.max_new_tokens)
+    dtype, length = pick_dtype(config.precision, device), config.max_prompt_length + config.sampling.max_new_tokens
+    policy = open_policy(config.policy, device, dtype, settings=config.sampler, length=length)
+    check_fit(policy.model, policy.tokenizer, length)
     cost = open_score_source(config.cost, device=device)
     return Target(policy, cost, torch.Generator(device).manual_seed(config.seed))
 

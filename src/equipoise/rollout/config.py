@@ -75,6 +75,60 @@ class GuardScore(Config):
 ScoreSourceConfig = Annotated[ModelScore | FunctionScore | EndpointScore | GuardScore, Field(discriminator="type")]
 
 
+class NativeSettings(Config):
+    """Our own decode loop, on the model itself."""
+
+    type: Literal["native"] = "native"
+    slots: int | None = Field(
+        None,
+        ge=1,
+        description="The most responses that are written at a time; unset: 256 in RL, batch_size elsewhere.",
+    )
+
+
+class HfSettings(Config):
+    """`generate` of transformers, on the model itself: the yardstick, slower."""
+
+    type: Literal["hf"] = "hf"
+
+
+class VllmSettings(Config):
+    """vLLM on the GPU of the run, asleep unless it samples; one whole copy of the policy per process."""
+
+    type: Literal["vllm"] = "vllm"
+    gpu_memory: float = Field(
+        0.3, gt=0, le=1, description="Share of the GPU that vLLM may take: its weights, and keys and values."
+    )
+    folder: Path | None = Field(
+        None,
+        description="Where weights are handed over, of this run alone (/dev/shm/… is memory); unset: in `out`.",
+    )
+
+
+class VllmServerSettings(Config):
+    """A running `vllm serve`, which is given the policy's weights through files that it can read."""
+
+    type: Literal["vllm_server"] = "vllm_server"
+    url: HttpUrl = Field(description="Where it listens, without /v1.")
+    model: str | None = Field(None, description="Name of the policy's base there; unset: the first it lists.")
+    folder: Path | None = Field(
+        None,
+        description="Where weights are handed over, of this run alone, the same path for the server; "
+        "unset: in `out`.",
+    )
+    connections: int = Field(64, ge=1, description="Prompts that are asked at a time, by each process.")
+    timeout: float = Field(600.0, gt=0, description="Seconds to wait for one answer.")
+    retries: int = Field(3, ge=0, description="Further attempts when the connection fails or the server is busy.")
+    token_variable: str | None = Field(
+        None, description="Environment variable that holds a bearer token; unset: the token `none`."
+    )
+
+
+SamplerConfig = Annotated[
+    NativeSettings | HfSettings | VllmSettings | VllmServerSettings, Field(discriminator="type")
+]
+
+
 class RespondConfig(Config):
     """A policy answers prompts."""
 
@@ -90,6 +144,7 @@ class RespondConfig(Config):
         "first", description="Which prompts `limit` keeps: the first ones, or ones evenly spread over the files."
     )
     sampling: Sampling = Field(Sampling(), description="How responses are drawn.")
+    sampler: SamplerConfig = Field(NativeSettings(), description="What draws them.")
     max_prompt_length: int = Field(512, ge=1, description="Longest prompt in tokens.")
     too_long: Literal["refuse", "drop"] = Field(
         "refuse", description="Longer prompts: stop and name them, or leave them out and count them."

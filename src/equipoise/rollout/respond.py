@@ -19,17 +19,27 @@ from equipoise.data.jsonl import write_records
 from equipoise.data.load import load_prompts
 from equipoise.data.source import input_paths
 from equipoise.errors import DataError
-from equipoise.models.backbone import check_fit, load_causal_lm
+from equipoise.models.backbone import check_fit, load_causal_lm, load_shape
 from equipoise.models.devices import pick_device, pick_dtype
 from equipoise.records import Prompt, Response, ScoredResponse
-from equipoise.rollout.config import GuardScore, ModelScore, RespondConfig, Sampling, ScoreSourceConfig
-from equipoise.rollout.native import NativeSampler
-from equipoise.rollout.sampler import Sampler
+from equipoise.rollout.config import (
+    GuardScore,
+    HfSettings,
+    ModelScore,
+    NativeSettings,
+    RespondConfig,
+    SamplerConfig,
+    Sampling,
+    ScoreSourceConfig,
+)
+from equipoise.rollout.opening import check_sampler, open_sampler
+from equipoise.rollout.sampler import Engine, Sampler
 from equipoise.rollout.score import open_score_source
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Rollout
 from equipoise.tokens.collate import collate_prompts
-from equipoise.tokens.template import decode, end_id, load_tokenizer, many_prompt_ids
+from equipoise.tokens.folder import model_folder
+from equipoise.tokens.template import decode, load_tokenizer, many_prompt_ids
 
 RESPONSES = "responses.jsonl"
 BATCHES = 8
@@ -69,8 +79,9 @@ def respond(config: RespondConfig) -> Path:
     prompts = fitting_prompts(tokenizer, chosen, config.max_prompt_length, config.too_long)
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
-    policy = open_policy(config.policy, device, dtype, config.name, config.batch_size)
-    check_fit(policy.model, policy.tokenizer, config.max_prompt_length + config.sampling.max_new_tokens)
+    length = config.max_prompt_length + config.sampling.max_new_tokens
+    policy = open_policy(config.policy, device, dtype, config.name, config.batch_size, config.sampler, length)
+    check_fit(policy.model, policy.tokenizer, length)
     samples = config.samples_per_prompt
     answers: list[list[Response]] = [[] for _ in prompts]
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -104,7 +115,13 @@ def _limited(prompts: Sequence[Prompt], config: RespondConfig) -> Sequence[Promp
 
 
 def open_policy(
-    path: Path, device: torch.device, dtype: torch.dtype, name: str = "", batch_size: int = 64
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "",
+    batch_size: int = 64,
+    settings: SamplerConfig | None = None,
+    length: int = 0,
 ) -> Policy:
     """The policy in a directory, ready to be asked.
 
@@ -114,13 +131,21 @@ def open_policy(
         dtype: Precision of its weights.
         name: Its name in records; empty: the directory's.
         batch_size: The most responses that are written at a time.
+        settings: What draws responses; None: `native`. An engine has the weights, the model here then has none.
+        length: Tokens of the longest prompt with its response, for engines.
 
     Raises:
         ModelError: The directory holds no policy.
+        ConfigError, EndpointError: The engine is not there, or does not take the policy.
     """
+    settings = settings or NativeSettings()
+    check_sampler(settings, length)
     tokenizer = load_tokenizer(path)
-    model = load_causal_lm(path, dtype=dtype, device=device)
-    sampler = NativeSampler(model, end_id(tokenizer), int(tokenizer.pad_token_id or 0), batch_size)
+    is_here = isinstance(settings, NativeSettings | HfSettings)
+    model = load_causal_lm(path, dtype=dtype, device=device) if is_here else load_shape(path, dtype=dtype)
+    sampler = open_sampler(settings, model, tokenizer, length, batch_size)
+    if isinstance(sampler, Engine):
+        sampler.load(model_folder(path).resolve())
     return Policy(model, sampler, tokenizer, name or path.name)
 
 
@@ -134,7 +159,7 @@ def answer(
     """
     conversations = [prompt.messages for prompt in prompts]
     batch = collate_prompts(policy.tokenizer, conversations, sys.maxsize).batch  # the sampler knows the limit
-    rollout = policy.sampler.sample(batch.to(policy.model.device), sampling, generator, samples)
+    rollout = policy.sampler.sample(batch.to(generator.device), sampling, generator, samples)
     return to_responses(prompts, rollout, policy.tokenizer, policy.name, samples)
 
 

@@ -1,12 +1,14 @@
 """What every sampler promises: prompts in, tokens with the log-probabilities they were drawn with out.
 
-`native` decodes by itself and is what stages use, `hf` goes through `generate` and is the yardstick. Text, scoring
-and batching are not here.
+`native` decodes by itself and is what stages use unless told otherwise, `hf` goes through `generate` and is the
+yardstick, `vllm` and `vllm_server` are engines. `opening` opens one from settings. Text, scoring and batching are
+not here.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,25 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class Engine(Sampler, Protocol):
+    """A sampler with weights of its own: it draws from those that it was last given."""
+
+    folder: Path | None  # where weights are handed over; None leaves it to the run
+
+    def load(self, folder: Path, *, first: bool = True) -> None:
+        """Draw from other weights of the same architecture from now on; every process calls it.
+
+        Args:
+            folder: What `backbone.save_weights` wrote. One with an adapter must stay until the next one is given.
+            first: Whether this is the main process: what serves all of them is told once.
+
+        Raises:
+            EndpointError: The engine does not take them.
+        """
+        ...
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Without gradients and dropout; the mode that the model was in comes back afterwards."""
@@ -56,12 +77,16 @@ def check_context(model: PreTrainedModel, prompts: PromptBatch, sampling: Sampli
     Raises:
         ModelError: Prompt and response together may not fit.
     """
-    context = context_length(model)
+    check_room(context_length(model), prompts, sampling, str(model.config.name_or_path))
+
+
+def check_room(context: int | None, prompts: PromptBatch, sampling: Sampling, where: str) -> None:
+    """`check_context` for a model that is elsewhere, with so many positions."""
     longest = int(prompts.attention_mask.sum(dim=-1).max()) + sampling.max_new_tokens
     if context is not None and longest > context:
         raise ModelError(
             f"A prompt and its response may need {longest} tokens, the model has {context} positions.",
-            where=str(model.config.name_or_path),
+            where=where,
             fix="Lower max_new_tokens or max_prompt_length.",
         )
 

@@ -5,7 +5,6 @@ Sign: a cost > 0 is unsafe. Left out: KL terms and penalties, which the loop add
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -23,6 +22,7 @@ from equipoise.models.normalize import Normalizer, normalize_costs, normalize_re
 from equipoise.models.score_head import Kind, Scorer, load_scorer, read_head_settings
 from equipoise.records import Response
 from equipoise.rollout.config import EndpointScore, FunctionScore, GuardScore, ModelScore, ScoreSourceConfig
+from equipoise.rollout.endpoint import ask, open_client
 from equipoise.tokens.batches import ScoreBatch
 from equipoise.tokens.collate import collate_scores
 from equipoise.tokens.template import load_tokenizer
@@ -122,20 +122,9 @@ class EndpointSource:
         turns = [[{"role": m.role, "content": m.content} for m in r.prompt.messages] for r in responses]
         pairs = zip(turns, responses, strict=True)
         body = {"responses": [{"prompt": prompt, "response": r.text} for prompt, r in pairs]}
-        try:
-            return _Scores.model_validate(self.client.post(self.url, cast_to=object, body=body)).scores
-        except openai.APIStatusError as error:
-            why = f"it answered {error.status_code}: {error.response.text[:200]}"
-        except openai.OpenAIError as error:
-            why = f"{error} ({error.__cause__!r})"
-        except ValueError as error:  # no JSON, or of another form
-            why = f"the answer is not as documented: {error}"
-        raise EndpointError(
-            "The scoring endpoint did not answer usefully.",
-            where=self.url,
-            why=why,
-            fix='It must answer {"scores": [one number per response]} with status 200; see docs/scoring.md.',
-        )
+        fix = 'It must answer {"scores": [one number per response]} with status 200; see docs/scoring.md.'
+        what = "The scoring endpoint did not answer usefully."
+        return ask(self.client, self.url, _Scores, body, what=what, fix=fix).scores
 
 
 @dataclass(frozen=True)
@@ -174,10 +163,6 @@ class GuardSource:
         )
 
 
-_NO_TOKEN = "none"
-"""What the client sends as bearer token where none is set: it insists on one, and must not take OpenAI's own."""
-
-
 class _Scores(BaseModel):
     """What a scoring endpoint answers."""
 
@@ -199,14 +184,7 @@ def model_source(config: ModelScore, scorer: Scorer) -> ModelSource:
 
 def _open_endpoint(config: EndpointScore) -> EndpointSource:
     url = str(config.url)
-    token = os.environ.get(config.token_variable, "") if config.token_variable else _NO_TOKEN
-    if not token:
-        raise EndpointError(
-            f"The environment variable {config.token_variable} is not set.",
-            where=url,
-            fix="Set it to the endpoint's bearer token, or unset token_variable.",
-        )
-    client = openai.OpenAI(base_url=url, api_key=token, timeout=config.timeout, max_retries=config.retries)
+    client = open_client(url, config.token_variable, config.timeout, config.retries)
     return EndpointSource(client, url, config.batch_size)
 
 

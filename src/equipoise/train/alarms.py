@@ -5,6 +5,8 @@ from statistics import fmean
 
 WINDOW = 20
 """Steps that an alarm looks back on."""
+MISMATCH = 0.1
+"""Nats per token; a guess."""
 Metrics = dict[str, float]
 
 
@@ -32,6 +34,11 @@ def _conditions(history: Sequence[Metrics], ceiling: float, floor: float) -> dic
     if last["kl"] > max(10.0, first):  # 1 nat per token of the first responses
         found["kl"] = (
             f"the policy is {last['kl']:.3g} nats from its reference: raise kl_coef or lower the actor's lr"
+        )
+    if (mismatch := last.get("sampler_mismatch", 0.0)) > MISMATCH:
+        found["mismatch"] = (
+            f"the sampler's log-probabilities are {mismatch:.3g} nats per token from the actor's: it may have "
+            "other weights, another precision, or not give the log-probabilities of what it draws from"
         )
     if len(history) < WINDOW:
         return found

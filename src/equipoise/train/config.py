@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from equipoise.config import Config
 from equipoise.data.source import DataSource
-from equipoise.rollout.config import ModelScore, Sampling, ScoreSourceConfig
+from equipoise.rollout.config import ModelScore, NativeSettings, SamplerConfig, Sampling, ScoreSourceConfig
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -224,6 +224,13 @@ class PpoLagConfig(TrainConfig):
     )
     lam: LambdaControl = Field(DualAscent(), description="How λ moves.")
     sampling: Sampling = Field(Sampling(), description="How responses are sampled.")
+    sampler: SamplerConfig = Field(NativeSettings(), description="What samples them.")
+    sampler_weight_ceiling: float = Field(
+        2.0,
+        ge=1,
+        description="C: the largest importance weight of a token. Only for samplers with weights of their own; "
+        "the others draw from the actor itself.",
+    )
     max_prompt_length: int = Field(256, ge=1, description="Longest prompt in tokens.")
     too_long: Literal["refuse", "drop"] = Field(
         "refuse", description="Longer prompts: stop and name them, or leave them out."
@@ -246,6 +253,11 @@ class PpoLagConfig(TrainConfig):
     critic_optimizer: OptimizerSettings = Field(
         OptimizerSettings(lr=5e-6, schedule="constant"), description="Both critics' optimizer."
     )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its response."""
+        return self.max_prompt_length + self.sampling.max_new_tokens
 
     @model_validator(mode="after")
     def _is_runnable(self) -> Self:

@@ -2,7 +2,8 @@
 
 One step, in this order: sample, score, move λ, advantages, update. The maths is in `algos`; this file says when.
 Old values are the critics' own output in the first pass over a rollout batch, before any optimizer step, so
-that no pass is spent on them; old log-probabilities come from the sampler.
+that no pass is spent on them; old log-probabilities come from the sampler, or like the old values from the first
+pass if what samples has weights of its own (`engine`).
 Left out: how roles are loaded (`roles`), what a step says of itself (`ppo_metrics`), held-out evaluation and
 export (`ppo_validate`).
 """
@@ -23,15 +24,15 @@ from equipoise.data.load import load_prompts
 from equipoise.data.source import input_paths
 from equipoise.records import Response
 from equipoise.rollout.config import GuardScore, ModelScore
-from equipoise.rollout.native import NativeSampler
+from equipoise.rollout.opening import check_sampler, open_sampler
 from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout, by_length, part_of, rows, trim
 from equipoise.tokens.collate import collate_prompts, collate_sft
-from equipoise.tokens.template import end_id
 from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings, PpoLagConfig
+from equipoise.train.engine import OldPolicy, old_policy, publish
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
 from equipoise.train.limit import count_limit_from, load_safe_answers
 from equipoise.train.ppo_metrics import Sums, add, check_finite, samples, summarise
@@ -87,7 +88,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
 
     Raises:
         DataError, ModelError, ConfigError: Bad input, before the first step.
-        TrainingError: A loss or a score is not finite.
+        TrainingError, EndpointError: A loss or a score is not finite; a sampler does not answer.
         KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
     """
     accelerator = begin(config)
@@ -97,6 +98,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     build = open_run(accelerator, "policy", config, _inputs(config))
     if build.is_finished:
         return config.out
+    check_sampler(config.sampler, config.longest)
     roles = load_roles(config, accelerator.device)
     config = count_limit_from(safe, config, roles.cost, accelerator)
     ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
@@ -109,7 +111,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     networks = {role: accelerator.prepare(model) for role, model in roles.trained().items()}
     optimizers = {role: accelerator.prepare(optimizer) for role, optimizer in adam.items()}
     actor = networks["actor"]
-    sampler = NativeSampler(roles.actor, end_id(roles.tokenizer), int(roles.tokenizer.pad_token_id or 0))
+    sampler = open_sampler(config.sampler, roles.actor, roles.tokenizer, config.longest)
     with (
         RunLog(config.out, total_steps=total, show=SHOWN, quiet=not accelerator.is_main_process) as log,
         stop_on_interrupt() as stop,
@@ -120,14 +122,12 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             step = state.step
             drawn = [prompts[i] for i in batch_at(len(prompts), config.batch_size, config.seed, step)]
             mine = shard(drawn, accelerator)
-            ptx_rows = (
-                batch_at(len(ptx), config.ptx_batch_size or config.batch_size, config.seed + 1, step)
-                if ptx
-                else []
-            )
+            ptx_size = config.ptx_batch_size or config.batch_size
+            ptx_rows = batch_at(len(ptx), ptx_size, config.seed + 1, step) if ptx else []
             my_ptx = shard([ptx[i] for i in ptx_rows], accelerator) if ptx else []
 
             # sample
+            publish(sampler, roles.actor, config.out, accelerator)
             batch = collate_prompts(roles.tokenizer, [p.messages for p in mine], config.max_prompt_length).batch
             generator = step_generator(config.seed, step, accelerator.process_index, accelerator.device)
             rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
@@ -145,6 +145,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             limits = (config.micro_batch, config.micro_tokens)
             pieces = [part_of(scored, part) for part in by_length(rollout, *limits)]
             credits: list[dict[Stream, Advantages]] = [{} for _ in pieces]
+            old: list[OldPolicy] = []
             for iteration in range(config.update_iters):
                 for stream in STREAMS:
                     critic = networks[f"{stream}_critic"]
@@ -167,10 +168,12 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                     mixed = lagrange.mix(known["reward"].advantages, known["cost"].advantages, state.lam)
                     with synchronized(i == len(pieces) - 1, accelerator, actor):
                         log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
+                        if iteration == 0:
+                            old.append(old_policy(log_probs, piece.rollout, sampler, config, sums))
                         actor_loss, moved = policy.actor_loss(
                             log_probs,
-                            piece.rollout.log_probs,
-                            mixed,
+                            old[i].log_probs,
+                            mixed * old[i].weights,
                             piece.rollout.response_mask,
                             config.clip_ratio,
                             sequences,

@@ -64,6 +64,10 @@ def summarise(
     }
     means = {key: value / config.batch_size for key, value in process_sums(totals, accelerator).items()}
     passes = process_sums(sums, accelerator)
+    drawn = {}
+    if "sampled" in passes:  # by an engine
+        drawn["sampler_mismatch"] = passes["sampler_distance"] / passes["sampled"]
+        drawn["truncated_share"] = passes["truncated"] / passes["sampled"]
     return {
         "lambda": lam,
         "cost_limit": config.cost_limit,
@@ -72,6 +76,7 @@ def summarise(
         "clipped_share": passes["clipped"] / passes["tokens"],
         "approx_kl": passes["approx_kl"] / passes["tokens"],
         "clamped_share": passes["clamped"] * config.update_iters / passes["tokens"],
+        **drawn,
     }
 
 

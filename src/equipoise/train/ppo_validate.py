@@ -17,10 +17,11 @@ from equipoise.artefact import CHECKPOINTS
 from equipoise.data.load import load_prompts
 from equipoise.models.backbone import replace_files, save_policy
 from equipoise.records import Prompt, Response
-from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.respond import fitting_prompts, to_responses
+from equipoise.rollout.sampler import Sampler
 from equipoise.tokens.collate import collate_prompts
 from equipoise.train.config import PpoLagConfig
+from equipoise.train.engine import publish
 from equipoise.train.processes import process_sums, shard
 from equipoise.train.roles import Roles
 from equipoise.train.setup import batch_at, step_generator
@@ -59,9 +60,10 @@ def load_held_out(config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def validate(
-    roles: Roles, prompts: Sequence[Prompt], sampler: NativeSampler, config: PpoLagConfig, accelerator: Accelerator
+    roles: Roles, prompts: Sequence[Prompt], sampler: Sampler, config: PpoLagConfig, accelerator: Accelerator
 ) -> Validated:
     """Answer the held-out prompts, with the same random numbers every time, and score the answers."""
+    publish(sampler, roles.actor, config.out, accelerator)
     mine = shard(prompts, accelerator)
     generator = step_generator(config.seed, 0, accelerator.process_index, accelerator.device)
     responses: list[Response] = []
