@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from fake_vllm import serving
 
 from equipoise.artefact import read_manifest
 from equipoise.config import validate
@@ -122,6 +123,16 @@ def test_the_budget_is_kept(tmp_path: Path, target_folder: Path) -> None:
     _, attempts, facts = run(config_for(tmp_path, target_folder, "never", budget=21))
     assert len(attempts) == 10
     assert (facts["responses_used"], facts["budget"]) == (20, 21)
+
+
+def test_an_engine_can_answer_the_attacks(tmp_path: Path, target_folder: Path) -> None:
+    greedy = {"sampling": {"max_new_tokens": 4, "temperature": 0.0}, "budget": 16}
+    _, native, _ = run(config_for(tmp_path / "native", target_folder, "letters", **greedy))
+    with serving(target_folder, context=96) as server:
+        sampler = {"type": "vllm_server", "url": server.url}
+        _, found, _ = run(config_for(tmp_path / "engine", target_folder, "letters", sampler=sampler, **greedy))
+        assert len(server.asked) == 2 * len(found) == 16  # two answers to each attack
+    assert found == native
 
 
 def test_a_policy_that_withstands_gives_no_prompts(tmp_path: Path, target_folder: Path) -> None:

@@ -1,5 +1,8 @@
 """PPO-Lag with a sampler that has weights of its own, by fakes of vLLM: no real vLLM has taken part."""
 
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +129,27 @@ def test_an_engine_in_the_process_sleeps_while_it_trains(world, tmp_path, monkey
     assert llm.history == ["sleep 1", *once * 3]
     assert llm.core.folder == world / "policy"  # of which it has all that an adapter does not change
     assert len(list(handed.iterdir())) == (1 if lora else 0)  # the newest adapter stays
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_server_that_is_told_once(world, tmp_path, server):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, Path(__file__).with_name("two_engines.py"), world, tmp_path / "out", server.url]
+    started = [
+        subprocess.Popen(command, env=os.environ | launched | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    steps = read_lines(tmp_path / "out" / "metrics.jsonl")
+    assert [step["sampler_mismatch"] < 1e-5 for step in steps] == [True, True]
+    assert (len(server.core.loaded), len(server.asked)) == (2, 16)
 
 
 def test_generate_draws_from_the_actor_itself(world, tmp_path):

@@ -48,7 +48,7 @@ class VllmSampler:
         check_room(self.context, prompts, sampling, "vLLM")
         asked = questions(prompts, generator)
         options = [sampling_options(sampling, self.end_id, question, samples) for question in asked]
-        self.llm.wake_up()
+        self._wake_up(["weights", "kv_cache"])
         outputs = self.llm.generate(
             [{"prompt_token_ids": question.tokens} for question in asked],
             [self.library.SamplingParams(**one, detokenize=False) for one in options],
@@ -67,9 +67,13 @@ class VllmSampler:
             self.adapters += 1
             self.adapter = self.library.lora.request.LoRARequest(folder.name, self.adapters, str(folder))
             return
-        self.llm.wake_up(tags=["weights"])  # keys and values would only be in the way
+        self._wake_up(["weights"])  # keys and values would only be in the way
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self.llm.reset_prefix_cache()
+
+    def _wake_up(self, parts: list[str]) -> None:
+        torch.cuda.empty_cache()  # what the networks have freed is kept by torch, and vLLM needs it
+        self.llm.wake_up(tags=parts)
 
 
 def _answer(output: Any) -> Answer:
