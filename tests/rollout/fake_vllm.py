@@ -234,8 +234,9 @@ class FakeLLM:
         self.asleep = {"weights", "kv_cache"}
         self.history.append(f"sleep {level}")
 
-    def wake_up(self, tags: list[str] | None = None) -> None:
-        self.asleep -= set(tags or ["weights", "kv_cache"])
+    def wake_up(self, tags: list[str]) -> None:
+        if set(tags) <= self.asleep:  # else it only warns
+            self.asleep -= set(tags)
 
     def collective_rpc(self, method: str, *, kwargs: dict[str, str]) -> None:
         assert method == "reload_weights" and "weights" not in self.asleep

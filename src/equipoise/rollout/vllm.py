@@ -48,7 +48,7 @@ class VllmSampler:
         check_room(self.context, prompts, sampling, "vLLM")
         asked = questions(prompts, generator)
         options = [sampling_options(sampling, self.end_id, question, samples) for question in asked]
-        self._wake_up(["weights", "kv_cache"])
+        self._wake_up("weights", "kv_cache")
         outputs = self.llm.generate(
             [{"prompt_token_ids": question.tokens} for question in asked],
             [self.library.SamplingParams(**one, detokenize=False) for one in options],
@@ -67,13 +67,14 @@ class VllmSampler:
             self.adapters += 1
             self.adapter = self.library.lora.request.LoRARequest(folder.name, self.adapters, str(folder))
             return
-        self._wake_up(["weights"])  # keys and values would only be in the way
+        self._wake_up("weights")  # keys and values would only be in the way
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self.llm.reset_prefix_cache()
 
-    def _wake_up(self, parts: list[str]) -> None:
+    def _wake_up(self, *parts: str) -> None:
         torch.cuda.empty_cache()  # what the networks have freed is kept by torch, and vLLM needs it
-        self.llm.wake_up(tags=parts)
+        for part in parts:  # one by one: a call that also names what is awake does nothing
+            self.llm.wake_up(tags=[part])
 
 
 def _answer(output: Any) -> Answer:
@@ -119,7 +120,8 @@ def open_vllm(
     options: dict[str, Any] = {}
     if hasattr(model, "peft_config"):
         rank = max(cast("LoraConfig", shape).r for shape in model.peft_config.values())
-        options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in RANKS if r >= rank)}
+        room = next((most for most in RANKS if most >= rank), rank)
+        options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         options |= {"distributed_executor_backend": "external_launcher"}  # these very processes, a GPU each
     llm = library.LLM(
