@@ -116,6 +116,11 @@ def test_what_is_wrong_with_an_engine_is_found_before_a_model_loads(world, tmp_p
         run(tmp_path / "c", world, sampler=at(server))
 
 
+def test_networks_in_parts_are_not_handed_over(world, tmp_path):
+    with pytest.raises(ConfigError, match="vLLM is given whole networks"):
+        ppo(tmp_path / "out", world, sampler={"type": "vllm"}, hardware={"device": "cpu", "shard": True})
+
+
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_an_engine_in_the_process_sleeps_while_it_trains(world, tmp_path, monkeypatch, lora):
     for name, module in fake_modules().items():

@@ -11,7 +11,15 @@ from pydantic import Field, model_validator
 
 from equipoise.config import Config
 from equipoise.data.source import DataSource
-from equipoise.rollout.config import ModelScore, NativeSettings, SamplerConfig, Sampling, ScoreSourceConfig
+from equipoise.rollout.config import (
+    ModelScore,
+    NativeSettings,
+    SamplerConfig,
+    Sampling,
+    ScoreSourceConfig,
+    VllmServerSettings,
+    VllmSettings,
+)
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -263,6 +271,8 @@ class PpoLagConfig(TrainConfig):
     def _is_runnable(self) -> Self:
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 leaves nothing to learn from: one answer has probability 1")
+        if self.hardware.shard and isinstance(self.sampler, VllmSettings | VllmServerSettings):
+            raise ValueError("vLLM is given whole networks: set hardware.shard = false, or take sampler native")
         for role in ("reward", "cost"):
             if getattr(self, f"{role}_critic") is None and not isinstance(getattr(self, role), ModelScore):
                 raise ValueError(
