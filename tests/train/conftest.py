@@ -17,7 +17,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_trouble() -> None:
-    Trouble.calls, Trouble.at, Trouble.interrupt = 0, None, False
+    Trouble.calls, Trouble.at, Trouble.interrupt, Trouble.kill = 0, None, False, False
 
 
 @pytest.fixture(scope="session")

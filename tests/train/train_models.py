@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -187,12 +188,15 @@ class Trouble:
     calls = 0
     at: int | None = None
     interrupt = False
+    kill = False
 
 
 def troubled(responses: Sequence[Response]) -> list[float]:
-    """`count_good`, with an accident or a Ctrl-C at a chosen call."""
+    """`count_good`, with an accident, a Ctrl-C or a kill at a chosen call."""
     Trouble.calls += 1
     if Trouble.calls == Trouble.at:
+        if Trouble.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
         if not Trouble.interrupt:
             raise RuntimeError("the power went off")
         signal.raise_signal(signal.SIGINT)

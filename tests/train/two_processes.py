@@ -1,96 +1,211 @@
-"""What `test_two_processes` runs alone and in each of two processes: python two_processes.py WORLD OUT."""
+"""What `test_two_processes` runs alone and in each of two processes: python two_processes.py WORLD OUT ALONE."""
 
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from train_models import Trouble, cost_model, function, ppo, sft
 
+from equipoise.errors import TrainingError
 from equipoise.rollout import native
+from equipoise.tokens.batches import Rollout, rows
 from equipoise.train import ppo_lag, score_model
 from equipoise.train import sft as sft_module
 from equipoise.train.ppo_lag import train_ppo_lag
 from equipoise.train.score_model import train_cost
 from equipoise.train.sft import train_sft
-
-LOOPS = {"sft": sft_module, "cost": score_model, "ppo": ppo_lag}
-
+from equipoise.train.sharded import gathered
 
 Patch = Callable[[Any, str, Any], None]
+RANK = int(os.environ.get("RANK", "0"))
+WHOLE = {"device": "cpu", "threads": 1}
+PARTS = {**WHOLE, "shard": True}
+SMALL = {"batch_size": 5, "micro_batch": 2, "epochs": 1}  # two cannot halve it, and need unlike micro-batches
 
 
-def main(world: Path, out: Path, patch: Patch = setattr) -> None:
-    """Every loop, with batches that two cannot halve and micro-batches of which the two need unlike numbers."""
-    rank = int(os.environ.get("RANK", "0"))
-    patch(native, "draw", third_best)  # the same answers however the prompts are divided
+class Now:
+    """What is running, and what has been seen of it."""
+
+    run: str | None = None  # None: nothing is kept
+    networks: ClassVar[set[int]] = set()
+    lams: ClassVar[list[float]] = []
+    samples = 0
+
+
+def alone(world: Path, out: Path, patch: Patch) -> None:
+    """Every loop in one process; the rollouts of the long run are kept."""
+    watch(out, patch)
+    for shape in (WHOLE, PARTS):  # to one process they are the same
+        score_models(world, out / shape_name(shape), shape)
+    roles(world, out, "troubled")
+    adapters(world, out)
+    for name in ("one-then-two", "uninterrupted"):
+        Trouble.calls, Trouble.at, Trouble.interrupt = 0, 3 if name == "one-then-two" else None, True
+        try_train(rl(out / name, world, "troubled", hardware=PARTS))
+    replay(out, out, patch)
+    long_run(world, out / "long", WHOLE)
+
+
+def together(world: Path, out: Path, alone_out: Path) -> None:
+    """The same in one of two processes, and what only several can do; the last run does not survive it."""
+    watch(out, setattr)
+    roles(world, out, "troubled")
+    adapters(world, out)
+    for shape in (WHOLE, PARTS):
+        score_models(world, out / shape_name(shape), shape)
+    Trouble.calls, Trouble.at, Trouble.interrupt = 0, 3 if RANK == 1 else None, True
+    if not try_train(rl(out / "stopped", world, "troubled")):
+        (out / f"stopped-{RANK}").touch()
+    try_train(rl(out / "stopped", world, "troubled"))
+    Trouble.at = None
+    try_train(rl(alone_out / "one-then-two", world, "troubled", hardware=PARTS))
+    draw = native.NativeSampler.sample
+    replay(out, alone_out, setattr)
+    for shape in (WHOLE, PARTS):
+        long_run(world, out / f"long-{shape_name(shape)}", shape)
+    native.NativeSampler.sample = draw
+    Trouble.calls, Trouble.at, Trouble.kill = 0, 4, RANK == 1
+    try:
+        train_ppo_lag(rl(out / "killed", world, "troubled", hardware=PARTS, checkpoint_every=1))
+    except TrainingError as error:
+        (out / "last-words").write_text(str(error), encoding="utf-8")
+
+
+def shape_name(shape: dict[str, Any]) -> str:
+    return "parts" if "shard" in shape else "whole"
+
+
+def score_models(world: Path, out: Path, shape: dict[str, Any]) -> None:
     shown = [{"path": str(world / "demonstrations.jsonl")}]
-    small = {"batch_size": 5, "micro_batch": 2, "epochs": 1}
-    for name, module in LOOPS.items():
-        keep_first_gradients(module, out / f"gradients-{name}-{rank}", patch)
-    train_sft(sft(out / "sft", model=world / "policy", demonstrations=shown, held_out=0.2, **small))
+    given = {"model": world / "policy", "held_out": 0.2, "hardware": shape, **SMALL}
+    with_name(out / "sft", lambda to: train_sft(sft(to, demonstrations=shown, **given)))
     sources = {name: [{"path": str(world / f"{name}.jsonl")}] for name in ("pairs", "labels")}
-    train_cost(cost_model(out / "cost", model=world / "policy", held_out=0.2, **sources, **small))
-    lams = keep_lambda(patch)
-    train_ppo_lag(rl(out / "ppo", world, "troubled"))
-    (out / f"lambda-{rank}.json").write_text(json.dumps(lams), encoding="utf-8")
-    judges = {name: {"type": "model", "path": world / f"lora-{name}"} for name in ("reward", "cost")}
-    one_base = {**judges, "reward_critic": None, "cost_critic": None, "lora": {"r": 4}}
+    with_name(out / "cost", lambda to: train_cost(cost_model(to, **sources, **given)))
+    low = {**shape, "precision": "bfloat16", "gradient_checkpointing": True}
+    given |= {"hardware": low, "lora": {"r": 4}}
+    with_name(out / "lora", lambda to: train_sft(sft(to, demonstrations=shown, **given)))
+
+
+def roles(world: Path, out: Path, reward: str) -> None:
+    with_name(out / "ppo", lambda to: train_ppo_lag(rl(to, world, reward)))
+
+
+def adapters(world: Path, out: Path) -> None:
+    one_base = {**judges(world), "reward_critic": None, "cost_critic": None, "lora": {"r": 4}}
     train_ppo_lag(ppo(out / "adapters", world, batch_size=5, micro_batch=2, steps=3, **one_base))
-    if "WORLD_SIZE" in os.environ:
-        Trouble.calls, Trouble.at, Trouble.interrupt = 0, 3 if rank == 1 else None, True
-        try:
-            train_ppo_lag(rl(out / "stopped", world, "troubled"))
-        except KeyboardInterrupt:
-            (out / f"stopped-{rank}").touch()
-        train_ppo_lag(rl(out / "stopped", world, "troubled"))
 
 
-def rl(out: Path, world: Path, reward: str) -> Any:
-    return ppo(
-        out, world, reward=function(reward), cost=function("count_sweet"), cost_limit=0.3, batch_size=7,
-        limit_from=[{"path": str(world / "labels.jsonl")}],
-        micro_batch=2, steps=4, ptx=[{"path": str(world / "demonstrations.jsonl")}], ptx_batch_size=5,
-        lam={"type": "dual", "window": 10}, checkpoint_every=2,
-        validation={"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 5, "every": 4},
-    )  # fmt: skip
+def long_run(world: Path, out: Path, shape: dict[str, Any]) -> None:
+    """Twenty steps of four networks and two that give scores, all of them in parts or none."""
+    given: Any = {
+        **judges(world, batch_size=2), "batch_size": 7, "micro_batch": 3, "steps": 20, "checkpoint_every": 7,
+        "lam": {"type": "dual", "window": 10}, "hardware": {**shape, "gradient_checkpointing": "shard" in shape},
+        "ptx": [{"path": str(world / "demonstrations.jsonl")}], "ptx_batch_size": 5, "update_iters": 2,
+        "actor_optimizer": {"lr": 1e-3}, "critic_optimizer": {"lr": 1e-3},
+        "validation": {"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 3, "every": 5},
+    }  # fmt: skip
+    with_name(out, lambda to: train_ppo_lag(ppo(to, world, **given)))
+
+
+def rl(out: Path, world: Path, reward: str, **settings: Any) -> Any:
+    given: Any = {
+        "reward": function(reward), "cost": function("count_sweet"), "cost_limit": 0.3, "batch_size": 7,
+        "limit_from": [{"path": str(world / "labels.jsonl")}],
+        "micro_batch": 2, "steps": 4, "ptx": [{"path": str(world / "demonstrations.jsonl")}], "ptx_batch_size": 5,
+        "lam": {"type": "dual", "window": 10}, "checkpoint_every": 2,
+        "validation": {"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 5, "every": 4},
+    }  # fmt: skip
+    return ppo(out, world, **given | settings)
+
+
+def judges(world: Path, **settings: Any) -> dict[str, Any]:
+    return {name: {"type": "model", "path": world / f"lora-{name}", **settings} for name in ("reward", "cost")}
+
+
+def try_train(config: Any) -> bool:
+    """Whether nobody pressed Ctrl-C."""
+    try:
+        train_ppo_lag(config)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def with_name(out: Path, train: Callable[[Path], Path]) -> None:
+    """Run a loop; keep the first gradients of each network and each λ in files beside its directory."""
+    out.parent.mkdir(exist_ok=True)
+    Now.run, Now.networks = str(out), set()
+    Now.lams.clear()
+    train(out)
+    Path(f"{out}-lambda-{RANK}.json").write_text(json.dumps(Now.lams), encoding="utf-8")
+    Now.run = None
+
+
+def watch(out: Path, patch: Patch) -> None:
+    out.mkdir(exist_ok=True)
+    patch(native, "draw", third_best)  # the same answers however the prompts are divided
+    for module in (sft_module, score_model, ppo_lag):
+        keep_first_gradients(module, patch)
+    move_lambda = ppo_lag.move_lambda
+
+    def move(*given: Any) -> Any:
+        state = move_lambda(*given)
+        Now.lams.append(state.lam)
+        return state
+
+    patch(ppo_lag, "move_lambda", move)
 
 
 def third_best(distribution: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return distribution.topk(3, dim=-1).indices[:, 2]
 
 
-def keep_first_gradients(module: Any, path: Path, patch: Patch) -> None:
-    """Write what each network's first optimizer step gets; a run of RL has three networks."""
-    real, seen = module.apply_gradients, set()
+def keep_first_gradients(module: Any, patch: Patch) -> None:
+    """Write what each network's first optimizer step gets, from whole tensors or from parts."""
+    real = module.apply_gradients
 
     def apply(model: torch.nn.Module, *given: Any) -> Any:
         inner = getattr(model, "module", model)
-        if id(inner) not in seen and len(seen) < 3:
-            gradients = {name: p.grad.clone() for name, p in inner.named_parameters() if p.grad is not None}
-            save_file(gradients, f"{path}-{len(seen)}.safetensors")
-            seen.add(id(inner))
+        if Now.run is not None and id(inner) not in Now.networks:
+            named = inner.named_parameters()
+            gradients = {name: gathered(p.grad).clone() for name, p in named if p.grad is not None}
+            mine = [p.to_local() if isinstance(p, DTensor) else p for p in inner.parameters()]
+            held = sum(p.numel() for p in mine) / sum(p.numel() for p in inner.parameters())
+            file = f"{Now.run}-gradients-{RANK}-{len(Now.networks)}.safetensors"
+            save_file(gradients, file, {"held": str(held)})
+            Now.networks.add(id(inner))
         return real(model, *given)
 
     patch(module, "apply_gradients", apply)
 
 
-def keep_lambda(patch: Patch) -> list[float]:
-    lams: list[float] = []
-    real = ppo_lag.move_lambda
+def replay(out: Path, alone_out: Path, patch: Patch) -> None:
+    """Keep the rollouts of one process, drawn at random, in files; several take their rows from there."""
+    real = native.NativeSampler.sample
+    Now.samples = 0
 
-    def move(*given: Any) -> Any:
-        state = real(*given)
-        lams.append(state.lam)
-        return state
+    def sample(self: Any, prompts: Any, sampling: Any, generator: torch.Generator) -> Rollout:
+        drawn = native.draw
+        native.draw = DRAW
+        rollout = real(self, prompts, sampling, generator)
+        native.draw = drawn
+        file = alone_out / f"rollout-{Now.samples % 24}.safetensors"  # 20 steps and 4 validations
+        Now.samples += 1
+        if out == alone_out:
+            save_file({name: value.contiguous() for name, value in vars(rollout).items()}, file)
+            return rollout
+        return rows(Rollout(**load_file(file)), slice(RANK, None, 2))
 
-    patch(ppo_lag, "move_lambda", move)
-    return lams
+    patch(native.NativeSampler, "sample", sample)
 
+
+DRAW = native.draw
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    together(*map(Path, sys.argv[1:]))

@@ -44,7 +44,13 @@ class Base:
 
 def on_same_weights(model: Network) -> Network:
     """Another network on the very same parameters; an adapter that is added to one is not in the other."""
-    return _copy(model, lambda parameter: parameter)
+    return with_weights(model, lambda parameter: parameter)
+
+
+def with_weights(model: Network, weight: Callable[[nn.Parameter], nn.Parameter]) -> Network:
+    """Another object of the same structure, each of its parameters made from the old one; ties stay ties."""
+    made: dict[int, Any] = {id(parameter): weight(parameter) for parameter in model.parameters()}
+    return copy.deepcopy(model, made | {id(buffer): buffer.clone() for buffer in model.buffers()})
 
 
 def add_adapter(model: PreTrainedModel, name: str, shape: LoraConfig, seed: int) -> None:
@@ -127,7 +133,7 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str, *, trainab
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A plain model on the CPU with the adapter in its weights, W + (alpha/r)·B·A; `model` stays as it is."""
-    plain = _copy(model, lambda p: nn.Parameter(p.detach().cpu(), requires_grad=False))
+    plain = with_weights(model, lambda p: nn.Parameter(p.detach().cpu(), requires_grad=False))
     for name, layer in list(adapted_layers(plain)):
         layer.merge(safe_merge=True)  # into new tensors: on a CPU the old ones belong to `model`
         plain.set_submodule(name, layer.get_base_layer())
@@ -183,12 +189,6 @@ def base_of_adapter(path: str | Path) -> Base | None:
         return Base(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ModelError("Whose adapter this is cannot be read.", where=str(file), why=repr(error)) from error
-
-
-def _copy(model: Network, weight: Callable[[nn.Parameter], nn.Parameter]) -> Network:
-    """Another object of the same structure, each of its parameters made from the old one; ties stay ties."""
-    made: dict[int, Any] = {id(parameter): weight(parameter) for parameter in model.parameters()}
-    return copy.deepcopy(model, made | {id(buffer): buffer.clone() for buffer in model.buffers()})
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:

@@ -84,7 +84,8 @@ class Scorer(nn.Module):
 
     def _score(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
+            scores = F.linear(hidden.float(), self.head.weight.float()).squeeze(-1)
+            return scores + self.head.bias.float()  # no view: what shards a network hooks into its output
 
 
 class Critic(nn.Module):

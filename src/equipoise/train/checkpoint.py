@@ -2,13 +2,14 @@
 
 Layout, in the run's directory: `checkpoints/step-000120/` with `state.json`, `<role>.safetensors` and
 `<role>.optimizer.safetensors`; of the weights only the trained ones. A checkpoint is written under a temporary
-name, then renamed; only then are older ones removed, so a full disk or a kill leaves the previous one intact.
+name, then renamed; only then are older ones removed, so a full disk or a kill leaves the previous one intact. The
+tensors are whole, so a run goes on with another number of processes.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from equipoise.artefact import CHECKPOINTS, write_json
 from equipoise.errors import ArtefactError
+from equipoise.train.sharded import collect, share_of
 
 STATE = "state.json"
 
@@ -30,8 +32,11 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     *,
     kept: int = 1,
+    writes: bool = True,
 ) -> Path:
     """Write one checkpoint and forget old ones.
+
+    Where networks are in parts, every process calls this: they are gathered role by role.
 
     Args:
         out: The run's directory.
@@ -39,6 +44,7 @@ def save_checkpoint(
         models: Role → trained network.
         optimizers: Role → its optimizer.
         kept: How many checkpoints stay, this one included.
+        writes: Whether this is the process that writes; the others only give what they hold.
 
     Raises:
         ArtefactError: The disk is full or not writable; older checkpoints are untouched.
@@ -46,14 +52,18 @@ def save_checkpoint(
     folder = out / CHECKPOINTS
     final = folder / f"step-{state['step']:06d}"
     temporary = folder / ".writing"
+    files: dict[str, Iterable[tuple[str, torch.Tensor]]] = {}
+    files |= {f"{role}.safetensors": _trained(model) for role, model in models.items()}
+    files |= {f"{role}.optimizer.safetensors": _flatten(optimizer) for role, optimizer in optimizers.items()}
+    if not writes:
+        for tensors in files.values():
+            collect(tensors, keep=False)
+        return final
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for role, model in models.items():
-            weights = {name: p.detach().contiguous() for name, p in _trained(model)}
-            save_file(weights, temporary / f"{role}.safetensors")
-        for role, optimizer in optimizers.items():
-            save_file(_flatten(optimizer), temporary / f"{role}.optimizer.safetensors")
+        for file_name, tensors in files.items():
+            save_file(collect(tensors, keep=True), temporary / file_name)
         write_json(temporary / STATE, dict(state))
         for path in temporary.iterdir():
             with path.open("rb") as file:
@@ -123,21 +133,22 @@ def _set_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     if weights.keys() != tensors.keys():
         raise ValueError(f"it holds {len(tensors)} weights, {len(weights)} are trained")
     for name, weight in weights.items():
-        weight.copy_(tensors[name])
+        weight.copy_(share_of(tensors[name], weight))
 
 
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": value.contiguous() if isinstance(value, torch.Tensor) else torch.tensor(value)
-        for index, entries in state.items()
+def _flatten(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    return (
+        (f"{index}.{name}", value if isinstance(value, torch.Tensor) else torch.tensor(value))
+        for index, entries in optimizer.state_dict()["state"].items()
         for name, value in entries.items()
-    }
+    )
 
 
 def _unflatten(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        weight = weights[int(index)]
+        state.setdefault(int(index), {})[name] = share_of(value, weight) if value.ndim == weight.ndim else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -58,6 +58,9 @@ class Hardware(Config):
         description="Several processes divide the weights, gradients and optimizer states of all networks among "
         "them (FSDP2); off: each holds whole networks. One process: the same either way.",
     )
+    timeout: float = Field(
+        600.0, gt=0, description="Seconds that a process waits for the others before it gives the run up."
+    )
 
 
 class LoraSettings(Config):
@@ -273,6 +276,11 @@ class PpoLagConfig(TrainConfig):
             raise ValueError("sampling.temperature 0 leaves nothing to learn from: one answer has probability 1")
         if self.hardware.shard and isinstance(self.sampler, VllmSettings | VllmServerSettings):
             raise ValueError("vLLM is given whole networks: set hardware.shard = false, or take sampler native")
+        if self.hardware.shard and self.lora is not None:
+            raise ValueError(
+                "hardware.shard and lora exclude each other here: the roles share one frozen base, which is in "
+                "memory once. Leave shard off: several processes then add up the gradients of the adapters"
+            )
         for role in ("reward", "cost"):
             if getattr(self, f"{role}_critic") is None and not isinstance(getattr(self, role), ModelScore):
                 raise ValueError(

@@ -43,7 +43,9 @@ from equipoise.train.processes import (
     end,
     gather,
     is_finished,
+    lost_processes_named,
     open_run,
+    prepared,
     process_sum,
     shard,
     synchronized,
@@ -59,6 +61,7 @@ from equipoise.train.setup import (
     stop_on_interrupt,
 )
 from equipoise.train.sft import load_examples
+from equipoise.train.sharded import open_mesh, whole, whole_copy
 
 Stream = Literal["reward", "cost"]
 STREAMS: tuple[Stream, ...] = ("reward", "cost")
@@ -77,6 +80,7 @@ class LoopState:
     best: Best | None  # the best feasible policy so far
 
 
+@lost_processes_named()
 def train_ppo_lag(config: PpoLagConfig) -> Path:
     """Train a policy for reward under a cost limit.
 
@@ -99,7 +103,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     if build.is_finished:
         return config.out
     check_sampler(config.sampler, config.longest)
-    roles = load_roles(config, accelerator.device)
+    roles = load_roles(config, accelerator.device, open_mesh(config.hardware, accelerator))
     config = count_limit_from(safe, config, roles.cost, accelerator)
     ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
     prompts = fitting_prompts(roles.tokenizer, prompts, config.max_prompt_length, config.too_long)
@@ -108,7 +112,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
     adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}
     state = resume(config, roles, adam)
-    networks = {role: accelerator.prepare(model) for role, model in roles.trained().items()}
+    networks = {role: prepared(model, accelerator) for role, model in roles.trained().items()}
     optimizers = {role: accelerator.prepare(optimizer) for role, optimizer in adam.items()}
     actor = networks["actor"]
     sampler = open_sampler(config.sampler, roles.actor, roles.tokenizer, config.longest)
@@ -130,7 +134,8 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             publish(sampler, roles.actor, config.out, accelerator)
             batch = collate_prompts(roles.tokenizer, [p.messages for p in mine], config.max_prompt_length).batch
             generator = step_generator(config.seed, step, accelerator.process_index, accelerator.device)
-            rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
+            with whole(roles.actor):
+                rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
 
             # score
             responses = to_responses(mine, rollout, roles.tokenizer)
@@ -150,7 +155,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                 for stream in STREAMS:
                     critic = networks[f"{stream}_critic"]
                     for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
-                        with synchronized(i == len(pieces) - 1, accelerator, critic):
+                        with synchronized(i, len(pieces), accelerator, critic):
                             values = critic_values(critic, piece.rollout)
                             if iteration == 0:
                                 known[stream] = assign_credit(stream, piece, values, config, sums)
@@ -166,7 +171,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                         add(sums, **{f"{stream}_critic_loss": value_loss})
                 for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
                     mixed = lagrange.mix(known["reward"].advantages, known["cost"].advantages, state.lam)
-                    with synchronized(i == len(pieces) - 1, accelerator, actor):
+                    with synchronized(i, len(pieces), accelerator, actor):
                         log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
                         if iteration == 0:
                             old.append(old_policy(log_probs, piece.rollout, sampler, config, sums))
@@ -185,7 +190,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                 ptx_parts = micro_batches(my_ptx, [e.shape for e in my_ptx], *limits)
                 for i, examples in enumerate(ptx_parts):
                     data = collate_sft(roles.tokenizer, examples).to(accelerator.device)
-                    with synchronized(i == len(ptx_parts) - 1, accelerator, actor):
+                    with synchronized(i, len(ptx_parts), accelerator, actor):
                         log_probs = target_log_probs(actor, data)
                         ptx_loss, _ = policy.sft_loss(
                             log_probs, data.target_mask[:, 1:], targets / accelerator.num_processes
@@ -202,7 +207,8 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             state = replace(state, step=step + 1)
             metrics = summarise(scored, responses, sums, state.lam, config, accelerator)
             if config.validation and (state.step % config.validation.every == 0 or state.step == total):
-                found = validate(roles, held_out, sampler, config, accelerator)
+                with whole(roles.actor):
+                    found = validate(roles, held_out, sampler, config, accelerator)
                 state = replace(state, best=keep_best(found, state.best, state.step, roles, config, accelerator))
                 metrics |= found.metrics()
             log.log(state.step, metrics)
@@ -213,13 +219,15 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                 log.warn(state.step, message)
             stopping = agreed(stop, accelerator)
             due = state.step % config.checkpoint_every == 0 and state.step < total
-            if (stopping or due) and accelerator.is_main_process:
-                save_checkpoint(config.out, asdict(state), roles.trained(), adam, kept=config.checkpoints_kept)
+            if stopping or due:
+                kept, writes = config.checkpoints_kept, accelerator.is_main_process
+                save_checkpoint(config.out, asdict(state), roles.trained(), adam, kept=kept, writes=writes)
             if stopping:
                 end(accelerator)
                 raise KeyboardInterrupt
-    if accelerator.is_main_process:
-        facts = export(roles, state.best, config)
+    last = whole_copy(roles.actor, accelerator)
+    if last is not None:
+        facts = export(last, roles.tokenizer, state.best, config)
         drop_checkpoints(config.out)
         facts |= {"steps": total, "lambda": state.lam, "cost_limit": config.cost_limit, "prompts": len(prompts)}
         artefact.finish(build, facts)
@@ -242,9 +250,11 @@ def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config:
     device = rollout.input_ids.device
     rewards = torch.tensor(roles.reward.score(responses), device=device)
     ref_log_probs = torch.zeros_like(rollout.log_probs)
-    for part in by_length(rollout, config.micro_batch, config.micro_tokens):
-        piece = trim(rows(rollout, part))
-        ref_log_probs[part, : piece.response_mask.shape[1]] = actor_log_probs(roles.ref, piece, config.sampling)
+    with whole(roles.ref):
+        for part in by_length(rollout, config.micro_batch, config.micro_tokens):
+            piece = trim(rows(rollout, part))
+            known = actor_log_probs(roles.ref, piece, config.sampling)
+            ref_log_probs[part, : piece.response_mask.shape[1]] = known
     return ScoredRollout(
         rollout=rollout,
         ref_log_probs=ref_log_probs,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from equipoise.artefact import CHECKPOINTS
 from equipoise.data.load import load_prompts
@@ -25,6 +25,7 @@ from equipoise.train.engine import publish
 from equipoise.train.processes import process_sums, shard
 from equipoise.train.roles import Roles
 from equipoise.train.setup import batch_at, step_generator
+from equipoise.train.sharded import whole_copy
 
 
 @dataclass(frozen=True)
@@ -89,20 +90,30 @@ def keep_best(
     feasible = found.mean_cost <= config.cost_limit
     if not feasible or (best is not None and found.mean_reward <= best.reward):
         return best
-    if accelerator.is_main_process and config.keep == "best_feasible":
-        save_policy(roles.actor, roles.tokenizer, config.out / CHECKPOINTS / "best")
+    if config.keep == "best_feasible":
+        actor = whole_copy(roles.actor, accelerator)
+        if actor is not None:
+            save_policy(actor, roles.tokenizer, config.out / CHECKPOINTS / "best")
     return Best(step, found.mean_reward, found.mean_cost)
 
 
-def export(roles: Roles, best: Best | None, config: PpoLagConfig) -> dict[str, Any]:
+def export(
+    actor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, best: Best | None, config: PpoLagConfig
+) -> dict[str, Any]:
     """Put the resulting policy into the run's directory; the main process does.
+
+    Args:
+        actor: The last policy, whole.
+        tokenizer: Its tokenizer.
+        best: The best feasible policy so far.
+        config: Says which of the two is the result.
 
     Returns:
         Facts for the manifest: which step it is from, and whether it met the limit on held-out prompts.
     """
     chosen = best if config.keep == "best_feasible" else None
     if chosen is None:
-        save_policy(roles.actor, roles.tokenizer, config.out)
+        save_policy(actor, tokenizer, config.out)
     else:
         saved = config.out / CHECKPOINTS / "best"
         replace_files(config.out, lambda folder: shutil.copytree(saved, folder, dirs_exist_ok=True))

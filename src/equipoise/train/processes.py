@@ -1,32 +1,36 @@
 """One run in several processes: joining them, dividing a batch, and agreeing on numbers, files and when to stop.
 
-Data parallel only: every process holds every network, its share of each batch, and the same λ. The main process
-writes. With one process every function here is the identity. Left out: sharded models.
+Every process has its share of each batch, and the same λ. The main process writes. With one process every function
+here is the identity. Left out: networks that are in parts (`sharded`).
 """
 
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
 from torch import nn
 
 from equipoise import artefact
-from equipoise.errors import ConfigError
+from equipoise.errors import ConfigError, TrainingError
 from equipoise.models.devices import pick_device
 from equipoise.train.config import TrainConfig
 from equipoise.train.setup import StopRequest
+from equipoise.train.sharded import is_sharded, keep_pace
 
 T = TypeVar("T")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+_OF_THE_LIBRARY = ("gloo", "NCCL", "ProcessGroup", "Application timeout caused pair closure")
+"""What messages about other processes have in them; those of gloo have no type of their own."""
 
 
 def begin(config: TrainConfig) -> Accelerator:
@@ -42,15 +46,15 @@ def begin(config: TrainConfig) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="no",  # precision is the run's own setting, the same for sampling and training
         log_with=list(config.trackers) or None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.hardware.timeout))],
         project_dir=config.out.with_name(f"{config.out.name}-trackers") if config.trackers else None,
     )
     if config.hardware.threads is not None:  # after accelerate, which has its own idea of the number
         torch.set_num_threads(config.hardware.threads)
     if accelerator.distributed_type in SHARDED:
         raise ConfigError(
-            f"Models sharded by {accelerator.distributed_type.value} are not supported.",
-            why="the sampler and the checkpoints need whole networks",
-            fix="Launch with plain data parallelism: accelerate launch --multi_gpu, or torchrun.",
+            f"The launcher asks for {accelerator.distributed_type.value}, which would shard one network only.",
+            fix="Launch without it (accelerate launch --multi_gpu, or torchrun) and set hardware.shard = true.",
         )
     return accelerator
 
@@ -96,6 +100,29 @@ def open_run(
 def is_finished(config: TrainConfig) -> bool:
     """Whether `out` is complete, so that no data need be read; `open_run` says whether it is this very run."""
     return (config.out / artefact.MANIFEST).exists()
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Say in words, in a stage of several processes, that another one has ended or hangs.
+
+    Raises:
+        TrainingError: In place of what the library between processes says.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        if not torch.distributed.is_initialized() or not any(word in said for word in _OF_THE_LIBRARY):
+            raise
+        rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        raise TrainingError(
+            "Another process of this run has ended, or has not answered in time.",
+            where=f"process {rank} of 0 to {size - 1}",
+            why=said,
+            fix="Look at the output of the process that ended first; hardware.timeout is how long to wait for a "
+            "slow one. Start all of them again: the run goes on from its last checkpoint.",
+        ) from error
 
 
 def end(accelerator: Accelerator) -> None:
@@ -155,15 +182,32 @@ def process_sums(values: Mapping[str, float], accelerator: Accelerator) -> dict[
     return dict(zip(values, accelerator.reduce(mine, "sum").tolist(), strict=True))
 
 
-@contextmanager
-def synchronized(is_last: bool, accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
-    """Add gradients over processes in the last micro-batch of a step only.
+def prepared(network: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The network to train with: it averages gradients over processes, by itself if it is in parts."""
+    return network if is_sharded(network) else cast("nn.Module", accelerator.prepare(network))
 
-    So processes may differ in how many micro-batches they need, and nothing is sent twice. Forward and backward
-    both go inside. All micro-batches of one network come before those of the next: else the messages of one
-    network would meet those of another.
+
+@contextmanager
+def synchronized(number: int, count: int, accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+    """Average gradients over processes in the last micro-batch of a step only.
+
+    So processes may differ in how many micro-batches they need, and nothing is sent twice. Of a network in parts
+    they are averaged in every micro-batch, so that no process ever holds all of them; see `keep_pace`. Forward and
+    backward both go inside. All micro-batches of one network come before those of the next: else the messages of
+    one network would meet those of another.
+
+    Args:
+        number: Of the micro-batch, from 0.
+        count: How many there are in this process.
+        accelerator: All processes.
+        model: The network, as `prepared`.
     """
-    with nullcontext() if is_last else accelerator.no_sync(model):
+    if is_sharded(model):
+        if number == 0:
+            keep_pace(count, accelerator, model)
+        yield
+        return
+    with nullcontext() if number == count - 1 else accelerator.no_sync(model):
         yield
 
 

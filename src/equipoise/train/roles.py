@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from equipoise.errors import ConfigError
@@ -23,6 +24,7 @@ from equipoise.tokens.collate import Example
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids
 from equipoise.train.config import PpoLagConfig, SharedLora
 from equipoise.train.setup import recompute_layers, without_dropout
+from equipoise.train.sharded import Network, load_device, shard_network, shard_source
 from equipoise.train.shared_base import SharedBase, open_base
 
 
@@ -43,8 +45,8 @@ class Roles:
         return {"actor": self.actor, "reward_critic": self.reward_critic, "cost_critic": self.cost_critic}
 
 
-def load_roles(config: PpoLagConfig, device: torch.device) -> Roles:
-    """Load every role of a run.
+def load_roles(config: PpoLagConfig, device: torch.device, mesh: DeviceMesh | None = None) -> Roles:
+    """Load every role of a run; with a mesh each is in parts before the next is loaded.
 
     Raises:
         ModelError: A directory is no model.
@@ -67,30 +69,43 @@ def load_roles(config: PpoLagConfig, device: torch.device) -> Roles:
     dtype = pick_dtype(config.hardware.precision, device)
     if config.lora is not None:
         roles = _adapters(config, config.lora, tokenizer, dtype, device)
-    else:
-        roles = _full_models(config, tokenizer, dtype, device)
-    for network in roles.trained().values():
-        recompute_layers(network, config.hardware)
-    return roles
+        for network in roles.trained().values():
+            recompute_layers(network, config.hardware)
+        return roles
+    return _full_models(config, tokenizer, dtype, device, mesh)
 
 
 def _full_models(
-    config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, device: torch.device
+    config: PpoLagConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    device: torch.device,
+    mesh: DeviceMesh | None,
 ) -> Roles:
-    actor = load_causal_lm(config.actor, dtype=dtype, device=device)
-    ref = load_causal_lm(config.ref or config.actor, dtype=dtype, device=device)
-    without_dropout(actor)
-    ref.requires_grad_(False)
-    critics = [Critic(load_scorer(path, dtype=dtype, device=device)) for path in _critic_starts(config)]
-    for critic in critics:
-        without_dropout(critic)
+    place = load_device(device, mesh)
+
+    def trained(network: Network) -> Network:
+        without_dropout(network)
+        recompute_layers(network, config.hardware)
+        return shard_network(network, mesh)
+
+    def policy(path: Path) -> PreTrainedModel:
+        return load_causal_lm(path, dtype=dtype, device=place)
+
+    def critic(path: Path) -> Critic:
+        return trained(Critic(load_scorer(path, dtype=dtype, device=place)))
+
+    def judge(source: ScoreSourceConfig) -> ScoreSource:
+        return shard_source(open_score_source(source, device=place, dtype=dtype), mesh)
+
+    starts = _critic_starts(config)
     return Roles(
-        actor=actor,
-        ref=ref,
-        reward_critic=critics[0],
-        cost_critic=critics[1],
-        reward=open_score_source(config.reward, device=device, dtype=dtype),
-        cost=open_score_source(config.cost, device=device, dtype=dtype),
+        actor=trained(policy(config.actor)),
+        ref=shard_network(policy(config.ref or config.actor).requires_grad_(False), mesh),
+        reward_critic=critic(starts[0]),
+        cost_critic=critic(starts[1]),
+        reward=judge(config.reward),
+        cost=judge(config.cost),
         tokenizer=tokenizer,
     )
 

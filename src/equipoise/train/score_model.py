@@ -37,7 +37,9 @@ from equipoise.train.processes import (
     begin,
     end,
     is_finished,
+    lost_processes_named,
     open_run,
+    prepared,
     process_sum,
     process_sums,
     seed_dropout,
@@ -57,6 +59,7 @@ from equipoise.train.setup import (
     stop_on_interrupt,
     train_adapter,
 )
+from equipoise.train.sharded import load_device, open_mesh, shard_network, whole, whole_copy
 
 
 class Group(NamedTuple):
@@ -122,6 +125,7 @@ def train_cost(config: CostConfig) -> Path:
     return train_scorer(config, COST)
 
 
+@lost_processes_named()
 def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     """Train a backbone with a score head; a share of the prompts is held out to measure accuracy.
 
@@ -149,19 +153,21 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     lengths, size = tuple(group.length for group in train), groups_per_batch(train, config.batch_size)
     per_epoch = len(_batches(lengths, size, config.seed, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
+    mesh = open_mesh(config.hardware, accelerator)
     network = scorer_from(
         config.model,
         pooling=config.pooling,
         seed=config.seed,
         dtype=pick_dtype(config.hardware.precision, accelerator.device),
-        device=accelerator.device,
+        device=load_device(accelerator.device, mesh),
     )
     train_adapter(network.backbone, kind.name, config.lora, config.seed)
     recompute_layers(network, config.hardware)
     check_fit(network.backbone, tokenizer, max(survey.lengths))
+    shard_network(network, mesh)
     adam = make_optimizer(network, config.optimizer)
     state = load_checkpoint(config.out, {kind.name: network}, {kind.name: adam}) or {"step": 0}
-    model, optimizer = accelerator.prepare(network, adam)
+    model, optimizer = prepared(network, accelerator), accelerator.prepare(adam)
     with (
         RunLog(config.out, total_steps=total, quiet=not accelerator.is_main_process) as log,
         stop_on_interrupt() as stop,
@@ -178,9 +184,9 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             terms = process_sum(sum(group.terms for group in mine), accelerator)
             sums = dict.fromkeys(("loss", *Counts._fields), 0.0)
             parts = group_micro_batches(mine, survey, config, config.micro_batch)
-            for number, part in enumerate(parts, start=1):
+            for number, part in enumerate(parts):
                 data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
-                with synchronized(number == len(parts), accelerator, model):
+                with synchronized(number, len(parts), accelerator, model):
                     scores = model(data.responses.input_ids, data.responses.attention_mask)
                     loss, found = kind.loss(scores, data, config.regularization, terms / accelerator.num_processes)
                     accelerator.backward(loss)
@@ -195,13 +201,14 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             accelerator.log(metrics, step=step + 1)
             stopping = agreed(stop, accelerator)
             due = (step + 1) % config.checkpoint_every == 0 and step + 1 < total
-            if (stopping or due) and accelerator.is_main_process:
+            if stopping or due:
                 save_checkpoint(
                     config.out,
                     {"step": step + 1},
                     {kind.name: network},
                     {kind.name: adam},
                     kept=config.checkpoints_kept,
+                    writes=accelerator.is_main_process,
                 )
             if stopping:
                 end(accelerator)
@@ -209,9 +216,11 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     facts = {"steps": total, "prompts": len(train), "pairs": sum(len(group.pairs) for group in train)}
     facts |= {"labels": sum(len(group.labels) for group in train), "cut_responses": survey.cut}
     facts["dropped_prompts"] = len(groups) - len(fitting)
-    accuracy = accuracy_facts(network, tokenizer, kind, held_out, survey, config, accelerator)
-    if accelerator.is_main_process:
-        save_scorer(network, tokenizer, config.out, HeadSettings(kind.name, config.pooling))
+    with whole(network):
+        accuracy = accuracy_facts(network, tokenizer, kind, held_out, survey, config, accelerator)
+    scorer = whole_copy(network, accelerator)
+    if scorer is not None:
+        save_scorer(scorer, tokenizer, config.out, HeadSettings(kind.name, config.pooling))
         drop_checkpoints(config.out)
         artefact.finish(build, {**facts, **accuracy})
     end(accelerator)

@@ -25,6 +25,7 @@ from equipoise.errors import ConfigError, TrainingError
 from equipoise.models.adapters import add_adapter
 from equipoise.tokens.batches import Shape, token_parts
 from equipoise.train.config import Hardware, LoraSettings, OptimizerSettings
+from equipoise.train.sharded import gathered
 
 T = TypeVar("T")
 _PRIME = 1_000_003
@@ -115,7 +116,7 @@ def apply_gradients(
         group["lr"] = lr
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm.detach()
+    return gathered(norm.detach())
 
 
 def step_generator(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:

@@ -32,7 +32,9 @@ from equipoise.train.processes import (
     begin,
     end,
     is_finished,
+    lost_processes_named,
     open_run,
+    prepared,
     process_sum,
     process_sums,
     seed_dropout,
@@ -52,8 +54,10 @@ from equipoise.train.setup import (
     stop_on_interrupt,
     train_adapter,
 )
+from equipoise.train.sharded import load_device, open_mesh, shard_network, whole, whole_copy
 
 
+@lost_processes_named()
 def train_sft(config: SftConfig) -> Path:
     """Train a policy on demonstrations.
 
@@ -78,15 +82,18 @@ def train_sft(config: SftConfig) -> Path:
     lengths = tuple(len(example.ids) for example in train)
     per_epoch = len(_batches(lengths, config, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
+    mesh = open_mesh(config.hardware, accelerator)
+    device = load_device(accelerator.device, mesh)
     network = load_causal_lm(
-        config.model, dtype=pick_dtype(config.hardware.precision, accelerator.device), device=accelerator.device
+        config.model, dtype=pick_dtype(config.hardware.precision, accelerator.device), device=device
     )
     train_adapter(network, "policy", config.lora, config.seed)
     recompute_layers(network, config.hardware)
     check_fit(network, tokenizer, max(len(example.ids) for example in (*train, *held_out)))
+    shard_network(network, mesh)
     adam = make_optimizer(network, config.optimizer)
     state = load_checkpoint(config.out, {"policy": network}, {"policy": adam}) or {"step": 0}
-    model, optimizer = accelerator.prepare(network, adam)
+    model, optimizer = prepared(network, accelerator), accelerator.prepare(adam)
     with (
         RunLog(config.out, total_steps=total, quiet=not accelerator.is_main_process) as log,
         stop_on_interrupt() as stop,
@@ -103,9 +110,9 @@ def train_sft(config: SftConfig) -> Path:
             model.train()
             nll = 0.0
             parts = micro_batches(mine, [e.shape for e in mine], config.micro_batch, config.micro_tokens)
-            for number, part in enumerate(parts, start=1):
+            for number, part in enumerate(parts):
                 data = collate_sft(tokenizer, part).to(accelerator.device)
-                with synchronized(number == len(parts), accelerator, model):
+                with synchronized(number, len(parts), accelerator, model):
                     log_probs = target_log_probs(model, data)
                     loss, stats = sft_loss(log_probs, data.target_mask[:, 1:], targets / accelerator.num_processes)
                     accelerator.backward(loss)
@@ -118,21 +125,24 @@ def train_sft(config: SftConfig) -> Path:
             accelerator.log(metrics, step=step + 1)
             stopping = agreed(stop, accelerator)
             due = (step + 1) % config.checkpoint_every == 0 and step + 1 < total
-            if (stopping or due) and accelerator.is_main_process:
+            if stopping or due:
                 save_checkpoint(
                     config.out,
                     {"step": step + 1},
                     {"policy": network},
                     {"policy": adam},
                     kept=config.checkpoints_kept,
+                    writes=accelerator.is_main_process,
                 )
             if stopping:
                 end(accelerator)
                 raise KeyboardInterrupt
     facts = {"steps": total, "examples": len(train), "cut_examples": sum(example.cut for example in train)}
-    perplexity = _held_out_facts(network, tokenizer, held_out, config, accelerator)
-    if accelerator.is_main_process:
-        save_policy(network, tokenizer, config.out)
+    with whole(network):
+        perplexity = _held_out_facts(network, tokenizer, held_out, config, accelerator)
+    policy = whole_copy(network, accelerator)
+    if policy is not None:
+        save_policy(policy, tokenizer, config.out)
         drop_checkpoints(config.out)
         artefact.finish(build, {**facts, **perplexity})
     end(accelerator)
