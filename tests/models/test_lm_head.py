@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from equipoise.algos.logprobs import token_log_probs
+from equipoise.errors import ModelError
 from equipoise.models import lm_head
 from equipoise.models.backbone import causal_logits
 from equipoise.models.lm_head import from_logits
@@ -121,6 +125,35 @@ def test_data_parallelism_sees_the_gradients_of_all_chunks(monkeypatch, family):
     model = tiny(family)
     found = with_gradients(model, lambda m: chunked(DistributedDataParallel(m)))
     torch.testing.assert_close(found, with_gradients(model, whole), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_in_parts_sees_the_gradients_of_all_chunks(monkeypatch, family):
+    monkeypatch.setattr(lm_head, "LOGITS", 5 * 320)
+    expected, model = with_gradients(tiny(family), whole), in_parts(tiny(family))
+    found, gradients = with_gradients(model, chunked)
+    torch.testing.assert_close((found, [g.full_tensor() for g in gradients]), expected, rtol=1e-6, atol=1e-6)
+
+
+def in_parts(model: PreTrainedModel) -> PreTrainedModel:
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_model_in_parts_that_needs_a_second_pass_is_refused_in_training_alone(monkeypatch):
+    monkeypatch.setattr(lm_head, "LOGITS", 5 * 320)
+    model = tiny("llama")
+    model.config.logit_scale = 2.0  # which a Llama does not look at
+    expected = whole(model).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(chunked(in_parts(model)), expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ModelError, match="Limit a pass to 5 tokens"):
+        chunked(model)
 
 
 class Largest(TorchDispatchMode):

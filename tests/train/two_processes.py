@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from train_models import Trouble, cost_model, function, ppo, sft
 
 from equipoise.errors import TrainingError
+from equipoise.models import lm_head
 from equipoise.rollout import native
 from equipoise.tokens.batches import Rollout, rows
 from equipoise.train import ppo_lag, score_model
@@ -110,6 +111,7 @@ def long_run(world: Path, out: Path, shape: dict[str, Any]) -> None:
         "actor_optimizer": {"lr": 1e-3}, "critic_optimizer": {"lr": 1e-3},
         "validation": {"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 3, "every": 5},
     }  # fmt: skip
+    lm_head.LOGITS = 100 if "shard" in shape else 2**24  # six positions at a time, of dozens
     with_name(out, lambda to: train_ppo_lag(ppo(to, world, **given)))
 
 

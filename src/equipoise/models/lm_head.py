@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
+from equipoise.errors import ModelError
 from equipoise.models.backbone import causal_logits, logits_at
 
 LOGITS = 2**24
@@ -36,6 +38,9 @@ def from_logits(
 
     Returns:
         (N,), in the order of `picked.nonzero()`.
+
+    Raises:
+        ModelError: A model in parts, in training, needs the second pass: other processes may not.
     """
     inner = cast("Any", getattr(model, "module", model))
     config, head = inner.config.get_text_config(), inner.get_output_embeddings()
@@ -54,9 +59,22 @@ def from_logits(
     with torch.no_grad():
         ours = logits_of(hidden[:1])
     if ours.shape != first.shape or not torch.allclose(ours, first.to(ours.dtype), atol=1e-6, equal_nan=True):
+        _check_may_run_again(model, size)
         return reduce(logits_at(inner, input_ids, attention_mask, picked), numbers)
     chunks = zip(torch.split(hidden, size), torch.split(numbers, size), strict=True)
     return torch.cat([cast("Tensor", checkpoint(reduced, *chunk, use_reentrant=False)) for chunk in chunks])
+
+
+def _check_may_run_again(model: nn.Module, size: int) -> None:
+    if isinstance(model, FSDPModule) and torch.is_grad_enabled():
+        raise ModelError(
+            "In parts, this model cannot be trained on so many tokens at once.",
+            where=str(model.config.name_or_path),
+            why="it changes its logits behind the head in a way not known here, so that a second pass is needed, "
+            "which processes with fewer tokens do not take part in",
+            fix=f"Limit a pass to {size} tokens to learn from with micro_batch or micro_tokens, or leave "
+            "hardware.shard off.",
+        )
 
 
 def _hidden_at(
