@@ -1,13 +1,15 @@
+from datetime import timedelta
+
 import pytest
 import torch
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
-from accelerate.utils import LoggerType
+from accelerate.utils import DistributedType, LoggerType
 from train_models import read_lines, sft
 
-from equipoise.errors import ConfigError
+from equipoise.errors import ConfigError, TrainingError
 from equipoise.train import processes
-from equipoise.train.processes import begin, process_sums, seed_dropout, shard, whole_batches
+from equipoise.train.processes import begin, lost_processes_named, process_sums, seed_dropout, shard, whole_batches
 from equipoise.train.sft import train_sft
 
 
@@ -52,6 +54,37 @@ def test_dropout_differs_between_steps_and_processes():
         drawn.append(torch.rand(1).item())
     assert drawn[0] == drawn[3]
     assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:41387: Connection reset by peer",
+        "[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 5000ms for recv operation to complete",
+        "Application timeout caused pair closure",
+    ],
+)
+def test_what_the_library_says_of_a_lost_process_is_put_into_words(monkeypatch, said):
+    """The messages are those of a process killed, one stopped, and one lost before."""
+    for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with (
+        pytest.raises(TrainingError, match="Another process of this run has ended") as caught,
+        lost_processes_named(),
+    ):
+        raise RuntimeError(said)
+    assert "process 0 of 0 to 1" in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes do not match"), lost_processes_named():
+        raise RuntimeError("shapes do not match")
+
+
+def test_the_time_to_wait_for_other_processes_is_the_configured_one(world, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(processes, "Accelerator", lambda **settings: given.append(settings) or Two(0))
+    monkeypatch.setattr(Two, "distributed_type", DistributedType.NO, raising=False)
+    begin(sft(tmp_path, model=world, demonstrations=[{"path": "x"}], hardware={"device": "cpu", "timeout": 7}))
+    [handler] = given[0]["kwargs_handlers"]
+    assert handler.timeout == timedelta(seconds=7)
 
 
 def test_the_number_of_threads_is_the_configured_one(world, tmp_path):

@@ -25,7 +25,7 @@ from equipoise.train.sharded import gathered
 
 Patch = Callable[[Any, str, Any], None]
 RANK = int(os.environ.get("RANK", "0"))
-WHOLE = {"device": "cpu", "threads": 1}
+WHOLE = {"device": "cpu", "threads": 1, "timeout": 120.0}
 PARTS = {**WHOLE, "shard": True}
 SMALL = {"batch_size": 5, "micro_batch": 2, "epochs": 1}  # two cannot halve it, and need unlike micro-batches
 

@@ -59,17 +59,17 @@ def from_logits(
     with torch.no_grad():
         ours = logits_of(hidden[:1])
     if ours.shape != first.shape or not torch.allclose(ours, first.to(ours.dtype), atol=1e-6, equal_nan=True):
-        _check_may_run_again(model, size)
+        _check_may_run_again(model, str(inner.config.name_or_path), size)
         return reduce(logits_at(inner, input_ids, attention_mask, picked), numbers)
     chunks = zip(torch.split(hidden, size), torch.split(numbers, size), strict=True)
     return torch.cat([cast("Tensor", checkpoint(reduced, *chunk, use_reentrant=False)) for chunk in chunks])
 
 
-def _check_may_run_again(model: nn.Module, size: int) -> None:
+def _check_may_run_again(model: nn.Module, name: str, size: int) -> None:
     if isinstance(model, FSDPModule) and torch.is_grad_enabled():
         raise ModelError(
             "In parts, this model cannot be trained on so many tokens at once.",
-            where=str(model.config.name_or_path),
+            where=name,
             why="it changes its logits behind the head in a way not known here, so that a second pass is needed, "
             "which processes with fewer tokens do not take part in",
             fix=f"Limit a pass to {size} tokens to learn from with micro_batch or micro_tokens, or leave "
