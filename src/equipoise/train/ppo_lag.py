@@ -28,7 +28,7 @@ from equipoise.rollout.opening import check_sampler, open_sampler
 from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout, by_length, part_of, rows, trim
-from equipoise.tokens.collate import collate_prompts, collate_sft
+from equipoise.tokens.collate import Example, collate_prompts, collate_sft
 from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings, PpoLagConfig
@@ -126,9 +126,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             step = state.step
             drawn = [prompts[i] for i in batch_at(len(prompts), config.batch_size, config.seed, step)]
             mine = shard(drawn, accelerator)
-            ptx_size = config.ptx_batch_size or config.batch_size
-            ptx_rows = batch_at(len(ptx), ptx_size, config.seed + 1, step) if ptx else []
-            my_ptx = shard([ptx[i] for i in ptx_rows], accelerator) if ptx else []
+            my_ptx = shard(draw_ptx(ptx, step, config), accelerator) if ptx else []
 
             # sample
             publish(sampler, roles.actor, config.out, accelerator)
@@ -233,6 +231,12 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         artefact.finish(build, facts)
     end(accelerator)
     return config.out
+
+
+def draw_ptx(ptx: Sequence[Example], step: int, config: PpoLagConfig) -> list[Example]:
+    """The demonstrations of one step, over all processes."""
+    size = config.ptx_batch_size or config.batch_size
+    return [ptx[i] for i in batch_at(len(ptx), size, config.seed + 1, step)]
 
 
 def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, AdamW]) -> LoopState:
