@@ -9,6 +9,7 @@ Each case is probed in a process of its own. The models are random, as wide as `
 import argparse
 import json
 import random
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,28 @@ def main() -> None:
         batch=args.batch, prompt=args.prompt, response=args.response, device=args.device,
         precision=args.precision, threads=1, micro_batch=None, ptx=True, clock="wall",
     )  # fmt: skip
+    rows, results = [], []
+    for found in compare(case, args.cases):
+        results.append(found)
+        mib = [f"{found[key] / 2**20:.0f}" for key in ("predicted", "measured")]
+        rows.append([found["case"], *mib, f"{found['predicted'] / found['measured'] - 1:+.1%}", found["phase"]])
+        print(*rows[-1], flush=True)
+    print_table("Peak memory", ["stage", "predicted (MiB)", "measured (MiB)", "off by", "peak in"], rows)
+    write_result(args.out, results)
+
+
+def compare(case: Case, names: Collection[str] | None = None) -> Iterator[Tree]:
+    """Predicted and measured bytes of some cases, or of all."""
     make_world(case)
     add_adapters_and_pairs(case)
-    rows, results = [], []
     for name, (kind, tree) in settings(case).items():
-        if args.cases and name not in args.cases:
+        if names and name not in names:
             continue
         plan = make_plan(name, validate(kind, tree, where=name), Options(probe=STEPS))
         assert plan.probed is not None
-        predicted, measured = plan.memory.peak, plan.probed.peak
         phase = max(plan.memory.phases, key=plan.memory.phases.__getitem__)
-        results.append({"case": name, "predicted": predicted, "measured": measured, "plan": plan.tree()})
-        off = f"{predicted / measured - 1:+.1%}"
-        rows.append([name, f"{predicted / 2**20:.0f}", f"{measured / 2**20:.0f}", off, phase])
-        print(name, *rows[-1][1:], flush=True)
-    print_table("Peak memory", ["stage", "predicted (MiB)", "measured (MiB)", "off by", "peak in"], rows)
-    write_result(args.out, results)
+        sizes = {"predicted": plan.memory.peak, "measured": plan.probed.peak}
+        yield {"case": name, **sizes, "phase": phase, "plan": plan.tree()}
 
 
 def add_adapters_and_pairs(case: Case) -> None:

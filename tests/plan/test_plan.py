@@ -180,12 +180,20 @@ def test_an_unknown_gpu_is_refused_with_those_known() -> None:
     assert not fits(smallest, 21 * 2**30)
 
 
-def test_a_gpu_steps_with_all_weights_at_once(world: Path) -> None:
+def test_an_optimizer_step_takes_no_copies_of_weights(world: Path) -> None:
+    plan = plan_sft(world)
+    role = roles(plan)["policy"]
+    kept = role.weights + role.gradients + role.optimizer
+    assert kept <= plan.memory.phases["update"] <= 1.01 * kept
+
+
+def test_loading_and_saving_are_phases_on_a_cpu_alone(world: Path) -> None:
     config = sft(world / "out", model=world / "policy", demonstrations=[str(world / "demonstrations.jsonl")])
     cpu, gpu = (make_plan("sft", config, Options(gpu=name)) for name in (None, "h100"))
     assert not cpu.machine.gpu
     assert gpu.fits == {"h100": True}
-    assert gpu.memory.phases["update"] > cpu.memory.phases["update"]
+    assert set(cpu.memory.phases) - set(gpu.memory.phases) == {"load"}
+    assert (cpu.memory.libraries > 0, gpu.memory.libraries) == (True, 0)
 
 
 def test_a_probe_runs_the_first_steps_only(world: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ GPUS = (
 class Machine(NamedTuple):
     """What a stage is planned for."""
 
-    gpu: bool  # on a GPU the optimizer treats all weights at once
+    gpu: bool  # else a CPU, where loading and saving take memory, too
     processes: int = 1  # how many share every batch
 
 

@@ -110,10 +110,7 @@ class Tally:
             network = self.parts[whole].kept if whole in self.parts else whole
             self.trained[name] = network
             before = self.ledger.live
-            adam = make_optimizer(network, settings[name])
-            for group in adam.param_groups:
-                group["foreach"] = self.gpu
-            self.optimizers[name] = adam
+            self.optimizers[name] = adam = make_optimizer(network, settings[name])
             fill_gradients(network)
             gradients = sum(p.grad.nbytes for p in network.parameters() if p.grad is not None)
             apply_gradients(network, adam, settings[name], settings[name].lr)
