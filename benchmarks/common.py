@@ -30,7 +30,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from equipoise.config import validate
 from equipoise.models.backbone import save_policy
 from equipoise.models.score_head import HeadSettings, save_scorer, scorer_from
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.config import LoraSettings, PpoLagConfig
+from equipoise.train.setup import train_adapter
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>")
 TEMPLATE = (
@@ -39,6 +40,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 PROMPTS = 256
+RANK = 16
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 NEVER = -30.0
 """The logit of a token that is never drawn; those of words are about 0."""
@@ -59,6 +61,12 @@ class Shape(NamedTuple):
         """Of the linear maps of one layer."""
         kv = self.hidden * self.kv_heads // self.heads
         return 2 * self.hidden * (self.hidden + kv) + 3 * self.hidden * self.intermediate
+
+    def adapter(self, rank: int) -> int:
+        """Weights of an adapter on all linear maps of all layers."""
+        kv = self.hidden * self.kv_heads // self.heads
+        attention = 2 * (self.hidden + self.hidden) + 2 * (self.hidden + kv)
+        return self.layers * rank * (attention + 3 * (self.hidden + self.intermediate))
 
     @property
     def table(self) -> int:
@@ -94,6 +102,7 @@ class Case:
     micro_batch: int | None  # ours only: responses of similar length together
     ptx: bool  # ours and the original's structure only
     clock: str
+    rank: int | None = None  # ours only: all roles as adapters of this rank on one base
 
     def now(self) -> float:
         """Seconds, once the device has finished."""
@@ -172,8 +181,11 @@ def make_world(case: Case) -> None:
     tokenizer = _tokenizer(SIZES[case.size].vocabulary)
     save_policy(_policy(case, tokenizer), tokenizer, folder / "policy")
     for seed, kind in enumerate(("reward", "cost")):
+        settings = HeadSettings("reward" if kind == "reward" else "cost")
         scorer = scorer_from(folder / "policy", seed=seed, dtype="auto")
-        save_scorer(scorer, tokenizer, folder / kind, HeadSettings("reward" if kind == "reward" else "cost"))
+        save_scorer(scorer, tokenizer, folder / kind, settings)
+        train_adapter(scorer.backbone, kind, LoraSettings(r=RANK), seed)
+        save_scorer(scorer, tokenizer, folder / f"lora-{kind}", settings)
     draw = random.Random(0)
     asked = [_words(draw, case, case.prompt - 3) for _ in range(PROMPTS)]  # <bos> <user> … <assistant>
     turns = [{"role": "user", "content": text} for text in asked]
@@ -192,9 +204,11 @@ def make_world(case: Case) -> None:
 def ppo_config(case: Case, out: Path, steps: int) -> PpoLagConfig:
     """A run of ours on a world; learning rates so small that lengths stay what they are."""
     model = {"type": "model", "max_length": case.prompt + case.response + 8, "batch_size": case.micro_batch or 64}
+    judges = {kind: case.world / (f"lora-{kind}" if case.rank else kind) for kind in ("reward", "cost")}
     tree: dict[str, Any] = {
         "out": out, "actor": case.world / "policy", "steps": steps, "batch_size": case.batch,
-        "reward": {**model, "path": case.world / "reward"}, "cost": {**model, "path": case.world / "cost"},
+        **{kind: {**model, "path": path} for kind, path in judges.items()},
+        "lora": {"r": case.rank} if case.rank else None,
         "prompts": [{"path": str(case.world / "prompts.jsonl")}], "max_prompt_length": case.prompt,
         "ptx": [{"path": str(case.world / "demonstrations.jsonl")}] if case.ptx else [],
         "max_length": case.prompt + case.response, "sampling": {"max_new_tokens": case.response},

@@ -12,15 +12,16 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from common import Case, arguments, cases, facts, median, print_table, spread, write_result
+from common import RANK, Case, arguments, cases, facts, median, print_table, spread, write_result
 from ours import run_ours
 
-OURS = "equipoise"
+OURS, SHARED = "equipoise", "equipoise-lora"
 Turn = Callable[[float], None]
 
 
@@ -83,7 +84,8 @@ def work(name: str, case: Case, pipe: Connection, log: Path) -> None:
 
 
 def run(name: str, case: Case, turn: Turn) -> None:
-    if name == OURS:
+    if name in (OURS, SHARED):
+        case = replace(case, rank=RANK if name == SHARED else None)
         with tempfile.TemporaryDirectory() as folder:
             run_ours(case, Path(folder) / "run", lambda step: turn(statistics.fmean(step.responses or [0])))
     elif name == "original":
@@ -100,7 +102,7 @@ def run(name: str, case: Case, turn: Turn) -> None:
         }[name](case, turn)
 
 
-PEERS = (OURS, "original", "trl-ppo", "trl-grpo", "trl-rloo")
+PEERS = (OURS, SHARED, "original", "trl-ppo", "trl-grpo", "trl-rloo")
 
 
 def compare(case: Case, names: list[str], rounds: int) -> list[Peer]:

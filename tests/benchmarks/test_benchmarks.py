@@ -51,12 +51,12 @@ def test_peers_without_trl_compare_with_the_original_structure(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trl" else find(name))
     rows = run("peers", monkeypatch, tmp_path, "--lengths", "geometric")
-    assert [row["peer"] for row in rows] == ["equipoise", "original"]
+    assert [row["peer"] for row in rows] == ["equipoise", "equipoise-lora", "original"]
     assert all(row["samples_per_second"] > 0 for row in rows)
     assert "trl is not installed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["logits", "memory", "plan", "playground", "sampler", "scaling", "shared_base"])
+@pytest.mark.parametrize("name", ["growth", "logits", "memory", "plan", "playground", "sampler", "scaling"])
 def test_the_others_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     for module in (*MODULES, name):
