@@ -61,6 +61,10 @@ class Hardware(Config):
     timeout: float = Field(
         600.0, gt=0, description="Seconds that a process waits for the others before it gives the run up."
     )
+    offload_activations: bool = Field(
+        False,
+        description="Keep what the backward pass needs in main memory (on CUDA only): less memory, more time.",
+    )
 
 
 class LoraSettings(Config):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from equipoise import artefact
@@ -35,6 +35,7 @@ from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings
 from equipoise.train.engine import OldPolicy, old_policy, publish
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
 from equipoise.train.limit import count_limit_from, load_safe_answers
+from equipoise.train.memory import SAMPLING, SCORING, UPDATING, memory_for, training
 from equipoise.train.ppo_metrics import Sums, add, check_finite, samples, summarise
 from equipoise.train.ppo_validate import Best, export, keep_best, load_held_out, validate
 from equipoise.train.processes import (
@@ -48,7 +49,6 @@ from equipoise.train.processes import (
     prepared,
     process_sum,
     shard,
-    synchronized,
 )
 from equipoise.train.roles import Roles, check_lengths, load_roles
 from equipoise.train.setup import (
@@ -92,7 +92,8 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
 
     Raises:
         DataError, ModelError, ConfigError: Bad input, before the first step.
-        TrainingError, EndpointError: A loss or a score is not finite; a sampler does not answer.
+        TrainingError, EndpointError: A loss or a score is not finite, the device runs out of memory, a sampler
+            does not answer.
         KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
     """
     accelerator = begin(config)
@@ -132,7 +133,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             publish(sampler, roles.actor, config.out, accelerator)
             batch = collate_prompts(roles.tokenizer, [p.messages for p in mine], config.max_prompt_length).batch
             generator = step_generator(config.seed, step, accelerator.process_index, accelerator.device)
-            with whole(roles.actor):
+            with memory_for("sampling", SAMPLING), whole(roles.actor):
                 rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
 
             # score
@@ -153,7 +154,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                 for stream in STREAMS:
                     critic = networks[f"{stream}_critic"]
                     for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
-                        with synchronized(i, len(pieces), accelerator, critic):
+                        with training(critic, f"{stream} critic", i, len(pieces), accelerator, config):
                             values = critic_values(critic, piece.rollout)
                             if iteration == 0:
                                 known[stream] = assign_credit(stream, piece, values, config, sums)
@@ -169,7 +170,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                         add(sums, **{f"{stream}_critic_loss": value_loss})
                 for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
                     mixed = lagrange.mix(known["reward"].advantages, known["cost"].advantages, state.lam)
-                    with synchronized(i, len(pieces), accelerator, actor):
+                    with training(actor, "actor", i, len(pieces), accelerator, config):
                         log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
                         if iteration == 0:
                             old.append(old_policy(log_probs, piece.rollout, sampler, config, sums))
@@ -188,7 +189,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                 ptx_parts = micro_batches(my_ptx, [e.shape for e in my_ptx], *limits)
                 for i, examples in enumerate(ptx_parts):
                     data = collate_sft(roles.tokenizer, examples).to(accelerator.device)
-                    with synchronized(i, len(ptx_parts), accelerator, actor):
+                    with training(actor, "actor on demonstrations", i, len(ptx_parts), accelerator, config):
                         log_probs = target_log_probs(actor, data)
                         ptx_loss, _ = policy.sft_loss(
                             log_probs, data.target_mask[:, 1:], targets / accelerator.num_processes
@@ -196,16 +197,13 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                         accelerator.backward(config.ptx_coef * ptx_loss)
                     add(sums, ptx_loss=ptx_loss)
                 check_finite(sums, scored, step, [prompt.id for prompt in drawn], accelerator)
-                for role, network in networks.items():
-                    settings = _settings(role, config)
-                    lr = learning_rate(settings, step, total)
-                    add(sums, **{f"{role}_grad_norm": apply_gradients(network, optimizers[role], settings, lr)})
+                update(networks, optimizers, (step, total), config, sums)
 
             # log, evaluate, save
             state = replace(state, step=step + 1)
             metrics = summarise(scored, responses, sums, state.lam, config, accelerator)
             if config.validation and (state.step % config.validation.every == 0 or state.step == total):
-                with whole(roles.actor):
+                with memory_for("answering and scoring held-out prompts", SAMPLING), whole(roles.actor):
                     found = validate(roles, held_out, sampler, config, accelerator)
                 state = replace(state, best=keep_best(found, state.best, state.step, roles, config, accelerator))
                 metrics |= found.metrics()
@@ -248,13 +246,31 @@ def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, AdamW]) 
     return LoopState(saved["step"], saved["lam"], tuple(saved["window"]), best)
 
 
+def update(
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+    at: tuple[int, int],
+    config: PpoLagConfig,
+    sums: Sums,
+) -> None:
+    """One optimizer step of each network; `at` is the step and how many there are."""
+    for role, network in networks.items():
+        settings = _settings(role, config)
+        with memory_for(f"updating the {role.replace('_', ' ')}", UPDATING):
+            norm = apply_gradients(network, optimizers[role], settings, learning_rate(settings, *at))
+        add(sums, **{f"{role}_grad_norm": norm})
+
+
 @torch.no_grad()
 def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config: PpoLagConfig) -> ScoredRollout:
     """Reward and cost of each response, and the reference's log-probabilities of its tokens."""
     device = rollout.input_ids.device
-    rewards = torch.tensor(roles.reward.score(responses), device=device)
+    with memory_for("scoring by the reward model", SCORING):
+        rewards = torch.tensor(roles.reward.score(responses), device=device)
+    with memory_for("scoring by the cost model", SCORING):
+        costs = torch.tensor(roles.cost.score(responses), device=device)
     ref_log_probs = torch.zeros_like(rollout.log_probs)
-    with whole(roles.ref):
+    with memory_for("reading the responses with the reference", SCORING), whole(roles.ref):
         for part in by_length(rollout, config.micro_batch, config.micro_tokens):
             piece = trim(rows(rollout, part))
             known = actor_log_probs(roles.ref, piece, config.sampling)
@@ -263,7 +279,7 @@ def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config:
         rollout=rollout,
         ref_log_probs=ref_log_probs,
         rewards=credit.penalize_unfinished(rewards, rollout.finished, config.unfinished_penalty),
-        costs=torch.tensor(roles.cost.score(responses), device=device),
+        costs=costs,
     )
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from equipoise import artefact
 from equipoise.errors import ConfigError, TrainingError
 from equipoise.models.devices import pick_device
-from equipoise.train.config import TrainConfig
+from equipoise.train.config import Hardware, TrainConfig
 from equipoise.train.setup import StopRequest
 from equipoise.train.sharded import is_sharded, keep_pace
 
@@ -37,9 +37,11 @@ def begin(config: TrainConfig) -> Accelerator:
     """Join the other processes, if any, and set the number of CPU threads.
 
     Raises:
-        ConfigError: There is no such device, a tracker is not installed, or the launcher asks for sharding.
+        ConfigError: There is no such device, it has no memory to offload from, a tracker is not installed, or the
+            launcher asks for sharding.
     """
     device = pick_device(config.hardware.device)
+    _check_offload(config.hardware, device)
     _check_trackers(config.trackers)
     _forget_other_device(device)
     accelerator = Accelerator(
@@ -226,6 +228,16 @@ def _too_few(count: int, accelerator: Accelerator) -> ConfigError:
         f"A batch of {count} cannot be divided among {accelerator.num_processes} processes.",
         fix="Raise the batch size (or the number of validation prompts), or use fewer processes.",
     )
+
+
+def _check_offload(hardware: Hardware, device: torch.device) -> None:
+    if hardware.offload_activations and device.type != "cuda":
+        raise ConfigError(
+            f"Activations cannot be kept off the device {device.type}.",
+            where="hardware.offload_activations",
+            why="it computes in main memory, where they would be moved to",
+            fix="Leave it off; micro_batch, micro_tokens and hardware.gradient_checkpointing save memory here.",
+        )
 
 
 def _check_trackers(names: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ from equipoise.tokens.collate import Collated, collate_costs, collate_rewards
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids, many_response_ids
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig
+from equipoise.train.memory import training
 from equipoise.train.processes import (
     agreed,
     begin,
@@ -45,7 +46,6 @@ from equipoise.train.processes import (
     seed_dropout,
     shard,
     share,
-    synchronized,
     whole_batches,
 )
 from equipoise.train.setup import (
@@ -186,7 +186,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             parts = group_micro_batches(mine, survey, config, config.micro_batch)
             for number, part in enumerate(parts):
                 data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
-                with synchronized(number, len(parts), accelerator, model):
+                with training(model, f"{kind.name} model", number, len(parts), accelerator, config):
                     scores = model(data.responses.input_ids, data.responses.attention_mask)
                     loss, found = kind.loss(scores, data, config.regularization, terms / accelerator.num_processes)
                     accelerator.backward(loss)

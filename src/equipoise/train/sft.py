@@ -27,6 +27,7 @@ from equipoise.tokens.template import load_tokenizer
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import SftConfig
 from equipoise.train.forward import target_log_probs
+from equipoise.train.memory import training
 from equipoise.train.processes import (
     agreed,
     begin,
@@ -40,7 +41,6 @@ from equipoise.train.processes import (
     seed_dropout,
     shard,
     share,
-    synchronized,
     whole_batches,
 )
 from equipoise.train.setup import (
@@ -112,7 +112,7 @@ def train_sft(config: SftConfig) -> Path:
             parts = micro_batches(mine, [e.shape for e in mine], config.micro_batch, config.micro_tokens)
             for number, part in enumerate(parts):
                 data = collate_sft(tokenizer, part).to(accelerator.device)
-                with synchronized(number, len(parts), accelerator, model):
+                with training(model, "policy", number, len(parts), accelerator, config):
                     log_probs = target_log_probs(model, data)
                     loss, stats = sft_loss(log_probs, data.target_mask[:, 1:], targets / accelerator.num_processes)
                     accelerator.backward(loss)
