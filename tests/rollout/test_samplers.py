@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from peft import LoraConfig
 from rollout_models import (
     END,
     MODELS,
@@ -18,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 from equipoise.algos.logprobs import response_log_probs
 from equipoise.algos.masking import position_ids
 from equipoise.errors import ModelError
+from equipoise.models.adapters import add_adapter, for_many_passes
 from equipoise.rollout.config import Sampling
 from equipoise.rollout.hf import HfSampler
 from equipoise.rollout.native import NativeSampler, draw
@@ -261,3 +263,28 @@ def test_a_token_is_drawn_as_often_as_it_is_probable_and_never_at_probability_ze
     shares = torch.bincount(drawn, minlength=5) / 20_000
     torch.testing.assert_close(shares, torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]), atol=0.015, rtol=0)
     assert shares[[0, 2, 4]].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_an_adapted_policy_is_read_with_its_weights_merged_and_stays_as_it_was():
+    model = tiny_llama()
+    add_adapter(model, "actor", LoraConfig(r=2, lora_alpha=4, target_modules="all-linear"), 0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.3)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    rollout = drawn(NativeSampler(model, END, PAD), SETTINGS[1])
+    expected = recomputed(model, rollout, SETTINGS[1])
+    mask = rollout.response_mask
+    torch.testing.assert_close(rollout.log_probs[mask], expected[mask], rtol=0, atol=ROUNDING)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_only_adapters_in_float32_are_merged_for_many_passes():
+    model = tiny_llama()
+    assert for_many_passes(model) is model
+    add_adapter(model, "actor", LoraConfig(r=2, target_modules="all-linear"), 0)
+    merged = for_many_passes(model)
+    assert not [name for name, _ in merged.named_modules() if "lora" in name]
+    assert merged.get_input_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert for_many_passes(model.to(torch.bfloat16)) is model  # 1 + a small step is 1 there

@@ -105,7 +105,7 @@ def test_other_errors_stay_what_they_are():
 def run_pass(model, offload=False):
     config = sft(Path("unused"), model="unused", demonstrations=[{"path": "x"}])
     config = config.model_copy(update={"hardware": Hardware(offload_activations=offload)})
-    return training(model, "actor", True, Accelerator(cpu=True), config)
+    return training(model, "actor", 0, 1, Accelerator(cpu=True), config)
 
 
 @pytest.mark.parametrize("family", ["policy", "gpt2"])

@@ -27,7 +27,10 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     with pytest.MonkeyPatch.context() as patches:
         two_processes.alone(world, one, patches.setattr)
     said, ended = launch(2, HERE / "two_processes.py", world, two, one)
-    assert ended == [0, -9], "\n".join(said)
+    # The second was killed. Having said so, the first may be aborted by torch while the interpreter shuts down.
+    assert ended[0] in (0, -6), "\n".join(said)
+    assert ended[1] == -9, "\n".join(said)
+    assert (two / "last-words").exists(), "\n".join(said)
     assert "step 1/" in said[0]
     assert "step 1/" not in said[1]  # the main process speaks for both
     return one, two

@@ -4,6 +4,7 @@ The kind of record follows from the fields; one whose fields fit best is meant, 
 rather than the whole row rejected.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from equipoise.data.fields import Fields, Origin, Parsed
@@ -51,9 +52,14 @@ def parse(row: Any, origin: Origin) -> Parsed:
 
 
 def _kind_of(row: Fields) -> type[Record]:
-    """The record whose fields overlap most with the row's; the first of equals."""
-    kind = max(KINDS, key=lambda kind: len(row.keys() & kind.model_fields.keys()))
+    kind = _nearest_kind(frozenset(row))
     return Demonstration if kind is Prompt and _ends_with_answer(row) else kind
+
+
+@lru_cache(maxsize=64)  # the rows of a file have the same fields
+def _nearest_kind(names: frozenset[str]) -> type[Record]:
+    """The record whose fields overlap most with these; the first of equals."""
+    return max(KINDS, key=lambda kind: len(names & kind.model_fields.keys()))
 
 
 def _ends_with_answer(row: Fields) -> bool:

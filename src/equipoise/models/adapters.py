@@ -131,13 +131,26 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str, *, trainab
         )
 
 
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain model on the CPU with the adapter in its weights, W + (alpha/r)·B·A; `model` stays as it is."""
-    plain = with_weights(model, lambda p: nn.Parameter(p.detach().cpu(), requires_grad=False))
+def merged(model: PreTrainedModel, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A plain model with the adapter in its weights, W + (alpha/r)·B·A; `model` stays as it is.
+
+    What the adapter does not change is shared with `model` if that is on the same device.
+    """
+    plain = with_weights(model, lambda p: nn.Parameter(p.detach().to(device), requires_grad=False))
     for name, layer in list(adapted_layers(plain)):
-        layer.merge(safe_merge=True)  # into new tensors: on a CPU the old ones belong to `model`
+        layer.merge(safe_merge=True)  # into new tensors: the old ones may belong to `model`
         plain.set_submodule(name, layer.get_base_layer())
-    return plain.cpu()
+    return cast("PreTrainedModel", cast("nn.Module", plain).to(device))
+
+
+def for_many_passes(model: PreTrainedModel) -> PreTrainedModel:
+    """The model to make many passes with without gradients: with an adapter, `merged` on its own device.
+
+    The merged weights take memory of their own. They are made in float32 only: with fewer bits the sum would lose
+    the small steps of an adapter.
+    """
+    quick = hasattr(model, "peft_config") and model.dtype == torch.float32
+    return merged(model, model.device) if quick else model
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from equipoise.algos.logprobs import process_logits
+from equipoise.models.adapters import for_many_passes
 from equipoise.rollout.attention import can_attend, one_token_attention
 from equipoise.rollout.config import Sampling
 from equipoise.rollout.rows import ClosedRows, Entering, OpenRows, Rows, can_open
@@ -44,12 +45,18 @@ class NativeSampler:
             ModelError: A prompt and its response may not fit into the model's context.
         """
         check_context(self.model, prompts, sampling)
-        quick = one_token_attention(self.model) if can_attend(self.model) else nullcontext()
-        with evaluating(self.model), quick:
-            return self._decode(prompts, sampling, generator, samples)
+        model = for_many_passes(self.model)
+        quick = one_token_attention(model) if can_attend(model) else nullcontext()
+        with evaluating(model), quick:
+            return self._decode(model, prompts, sampling, generator, samples)
 
     def _decode(
-        self, prompts: PromptBatch, sampling: Sampling, generator: torch.Generator, samples: int
+        self,
+        model: PreTrainedModel,
+        prompts: PromptBatch,
+        sampling: Sampling,
+        generator: torch.Generator,
+        samples: int,
     ) -> Rollout:
         start, limit = prompts.input_ids.shape[1], sampling.max_new_tokens
         given = repeated(prompts, samples)
@@ -58,8 +65,8 @@ class NativeSampler:
         ids = pad(given.input_ids, (0, limit + 1), value=self.pad_id)
         log_probs = torch.zeros_like(ids[:, start:], dtype=torch.float32)
         u = _uniform(log_probs.shape, generator)
-        is_open = can_open(self.model, start + limit)
-        desk: Rows = OpenRows(self.model) if is_open else ClosedRows(self.model)
+        is_open = can_open(model, start + limit)
+        desk: Rows = OpenRows(model) if is_open else ClosedRows(model)
         waiting = last.argsort(descending=True, stable=True)
         row = age = waiting[:0]  # (n,) which rows are at the desk, and how many tokens each has written
         writing = row.bool()  # (n,) False once it has ended
