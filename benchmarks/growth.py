@@ -37,6 +37,7 @@ BATCHES = (8, 16, 32, 64)
 RESPONSES = (32, 64, 128, 256)
 SAMPLES = (1, 2, 4, 8)
 PROCESSES = (1, 2)
+AXES = ("batch", "response", "parameters", "G", "processes")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def work(rank: int, count: int, port: int, case: Case, rounds: int, folder: Path
 
 
 def measure(args: Any) -> list[Point]:
-    """Every axis in turn."""
+    """Every axis that is asked for, in turn."""
     [base, *others] = cases(args)
     found: list[Point] = []
 
@@ -118,19 +119,26 @@ def measure(args: Any) -> list[Point]:
         found.append(point)
         print(f"{point.axis} {point.value:g}: {point.total:.3f} s", flush=True)
 
-    for batch in [n for n in BATCHES if n <= 2 * base.batch]:
-        note(step_point("batch", batch, replace(base, batch=batch), args.rounds))
-    for response in [n for n in RESPONSES if n <= 2 * base.response]:
-        world = base.world.parent / f"{base.size}-{base.lengths}-{base.prompt}-{response}"
-        case = replace(base, response=response, world=world)
-        make_world(case)
-        note(step_point("response", response, case, args.rounds))
-    for case in (base, *others):
-        note(step_point("parameters", weights(case), case, args.rounds))
-    for samples in [n for n in SAMPLES if n <= base.batch]:
-        note(sampling_point(samples, base, args.rounds))
-    for count in [n for n in PROCESSES if n <= base.batch]:
-        note(processes_point(count, base, args.rounds))
+    for axis in args.axes:
+        match axis:
+            case "batch":
+                for batch in [n for n in BATCHES if n <= 2 * base.batch]:
+                    note(step_point(axis, batch, replace(base, batch=batch), args.rounds))
+            case "response":
+                for response in [n for n in RESPONSES if n <= 2 * base.response]:
+                    world = base.world.parent / f"{base.size}-{base.lengths}-{base.prompt}-{response}"
+                    case = replace(base, response=response, world=world)
+                    make_world(case)
+                    note(step_point(axis, response, case, args.rounds))
+            case "parameters":
+                for case in (base, *others):
+                    note(step_point(axis, weights(case), case, args.rounds))
+            case "G":
+                for samples in [n for n in SAMPLES if n <= base.batch]:
+                    note(sampling_point(samples, base, args.rounds))
+            case "processes":
+                for count in [n for n in PROCESSES if n <= base.batch]:
+                    note(processes_point(count, base, args.rounds))
     return found
 
 
@@ -169,6 +177,7 @@ def plot(points: Sequence[Point], path: Path) -> None:
 def main() -> None:
     parser = arguments(__doc__, sizes=("1m", "10m"))
     parser.add_argument("--plot", type=Path, help="an SVG file")
+    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="what is varied")
     parser.set_defaults(lengths=["fixed"], batch=32, response=128)
     args = parser.parse_args()
     points = measure(args)
