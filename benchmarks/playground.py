@@ -49,7 +49,7 @@ def bars(summary: Summary) -> Iterator[Bar]:
     gap = min(agreed["helpfulness"], agreed["harmlessness"]) - agreed["single_dimension"]
     words = " / ".join(f"{agreed[name]:.1%}" for name in QUESTIONS)
     yield Bar("decoupled agreement ≥ mixed + 5 points", words, gap >= 0.05)
-    yield Bar("at most 10 minutes", f"{summary['seconds']:.0f} s", summary["seconds"] <= 600)
+    yield Bar("at most 5 minutes", f"{summary['seconds']:.0f} s", summary["seconds"] <= 300)
     memory = summary["peak_memory_bytes"]
     yield Bar("at most 3 GB", f"{memory / 1e9:.2f} GB", memory <= 3e9)
 
