@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from equipoise.models.adapters import adapted_layers
@@ -67,7 +67,7 @@ class Tally:
         self.memory = Memory(phases=ledger.phases)
         self.parts: dict[nn.Module, Parts] = {}
         self.trained: dict[str, nn.Module] = {}  # of a network in parts what this process keeps
-        self.optimizers: dict[str, AdamW] = {}
+        self.optimizers: dict[str, Optimizer] = {}
         self.messages: list[Tensor] = []
 
     @contextmanager

@@ -65,7 +65,7 @@ def make_plan(stage: str, config: Config, options: Options) -> Plan:
         options: What else is asked.
 
     Raises:
-        ConfigError: A GPU is not known, or a batch has not one item for every process.
+        ConfigError: A GPU is not known, a batch has not one item for every process, or a setting is not counted.
         ModelError: A folder holds no model, or a context is too short for prompt and response.
         DataError: The data are there and cannot be used.
         TrainingError: The probe failed.
@@ -75,6 +75,7 @@ def make_plan(stage: str, config: Config, options: Options) -> Plan:
     gpu = options.gpu is not None or config.hardware.device not in ("cpu", "mps")
     machine = Machine(gpu, options.processes)
     _check_share(config, machine)
+    _check_counted(config)
     work, memory = _estimate(config, machine)
     return Plan(
         stage=stage,
@@ -110,6 +111,16 @@ def _check_share(config: TrainConfig, machine: Machine) -> None:
                 where=name,
                 fix="Raise it, or use fewer processes.",
             )
+
+
+def _check_counted(config: TrainConfig) -> None:
+    if names := config.eight_bit():
+        raise ConfigError(
+            "Optimizer states of 8 bits are not counted here.",
+            where=f"{names[0]}.bits = 8",
+            why="bitsandbytes makes them from contents of tensors, and here tensors have none",
+            fix="Plan with bits = 32; 8 bits then take about 6 bytes less for each trained parameter.",
+        )
 
 
 def gib(size: float) -> str:

@@ -36,6 +36,10 @@ class OptimizerSettings(Config):
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay on matrices; vectors have none.")
     betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's two decay rates.")
     clip_norm: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
+    bits: Literal[8, 32] = Field(
+        32,
+        description="Bits of Adam's two moments; 8: of weights with 4096 entries or more (extra `quant`).",
+    )
 
 
 class Hardware(Config):
@@ -118,6 +122,17 @@ class TrainConfig(Config):
         if self.micro_batch is not None and self.micro_tokens is not None:
             raise ValueError("micro_batch and micro_tokens both limit a forward pass: set one of them")
         return self
+
+    @model_validator(mode="after")
+    def _shards_32_bits(self) -> Self:
+        if self.hardware.shard and (names := self.eight_bit()):
+            raise ValueError(f"8-bit optimizer states cannot be sharded: set {names[0]}.bits = 32, or shard off")
+        return self
+
+    def eight_bit(self) -> list[str]:
+        """Names of the optimizers with 8-bit states."""
+        found = ((name, value) for name, value in self if isinstance(value, OptimizerSettings))
+        return [name for name, value in found if value.bits == 8]
 
 
 class SftConfig(TrainConfig):

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from equipoise import artefact
 from equipoise.algos import credit, lagrange, policy
@@ -237,7 +237,7 @@ def draw_ptx(ptx: Sequence[Example], step: int, config: PpoLagConfig) -> list[Ex
     return [ptx[i] for i in batch_at(len(ptx), size, config.seed + 1, step)]
 
 
-def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, AdamW]) -> LoopState:
+def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, Optimizer]) -> LoopState:
     """The state of the newest checkpoint, with its weights and optimizers in place; else that before step 0."""
     saved = load_checkpoint(config.out, roles.trained(), optimizers)
     if saved is None:
@@ -248,7 +248,7 @@ def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, AdamW]) 
 
 def update(
     networks: Mapping[str, nn.Module],
-    optimizers: Mapping[str, AdamW],
+    optimizers: Mapping[str, Optimizer],
     at: tuple[int, int],
     config: PpoLagConfig,
     sums: Sums,

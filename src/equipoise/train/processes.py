@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from importlib import import_module
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -37,12 +38,13 @@ def begin(config: TrainConfig) -> Accelerator:
     """Join the other processes, if any, and set the number of CPU threads.
 
     Raises:
-        ConfigError: There is no such device, it has no memory to offload from, a tracker is not installed, or the
-            launcher asks for sharding.
+        ConfigError: There is no such device, it has no memory to offload from, a tracker or bitsandbytes is not
+            installed, or the launcher asks for sharding.
     """
     device = pick_device(config.hardware.device)
     _check_offload(config.hardware, device)
     _check_trackers(config.trackers)
+    _check_quant(config)
     _forget_other_device(device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -248,6 +250,20 @@ def _check_trackers(names: Sequence[str]) -> None:
             where="trackers",
             fix="pip install 'equipoise[trackers]', or leave `trackers` empty: metrics.jsonl has everything.",
         )
+
+
+def _check_quant(config: TrainConfig) -> None:
+    if not (names := config.eight_bit()):
+        return
+    try:
+        import_module("bitsandbytes")
+    except ImportError as error:
+        raise ConfigError(
+            "bitsandbytes cannot be imported.",
+            where=f"{names[0]}.bits = 8",
+            why=str(error),
+            fix="pip install 'equipoise[quant]', or leave bits at 32.",
+        ) from error
 
 
 def _forget_other_device(device: torch.device) -> None:

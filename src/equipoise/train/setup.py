@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from peft import LoraConfig
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -43,7 +43,7 @@ def train_adapter(model: PreTrainedModel, name: str, lora: LoraSettings | None, 
         add_adapter(model, name, shape, seed)
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
     """AdamW over the trainable parameters; matrices decay, vectors (biases, norms) do not.
 
     Of weights below float32 it trains a float32 copy: the steps of RL are smaller than the distance between
@@ -56,13 +56,22 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    optimizer = _adam(groups, settings)
     if copies:
         _train_copies(optimizer, copies)
     return optimizer
 
 
-def _train_copies(optimizer: AdamW, copies: Mapping[nn.Parameter, nn.Parameter]) -> None:
+def _adam(groups: list[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
+    if settings.bits == 32:
+        return AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    from equipoise.train.eight_bit import EightBitAdamW  # needs an extra
+
+    adam: Optimizer = EightBitAdamW(groups, lr=settings.lr, betas=settings.betas)
+    return adam
+
+
+def _train_copies(optimizer: Optimizer, copies: Mapping[nn.Parameter, nn.Parameter]) -> None:
     """Carry gradients to the copies before a step and weights back after it; the copies are part of its state."""
 
     def take_gradients(*_: Any) -> None:
@@ -78,7 +87,7 @@ def _train_copies(optimizer: AdamW, copies: Mapping[nn.Parameter, nn.Parameter])
                 optimizer.state[full]["weight"] = full.detach()
 
     @torch.no_grad()
-    def restore(_: torch.optim.Optimizer) -> None:
+    def restore(_: Optimizer) -> None:
         for full in copies.values():
             if "weight" in optimizer.state[full]:
                 full.copy_(optimizer.state[full]["weight"])
@@ -104,7 +113,7 @@ def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
 
 
 def apply_gradients(
-    model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerSettings, lr: float
+    model: nn.Module, optimizer: Optimizer, settings: OptimizerSettings, lr: float
 ) -> torch.Tensor:
     """Clip the summed gradients, take one optimizer step, clear them.
 
