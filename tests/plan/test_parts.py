@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_plan import ppo_settings, roles
+from test_planning import ppo_settings, roles
 from train_models import sft
 
 from equipoise.errors import ConfigError
