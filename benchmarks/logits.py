@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 from common import print_table, write_result
-from memory import resident
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from equipoise.algos.logprobs import response_log_probs
 from equipoise.models.backbone import causal_logits, logits_at
+from equipoise.plan.probe import resident
 from equipoise.rollout.config import Sampling
 from equipoise.tokens.batches import Rollout
 from equipoise.train.forward import actor_log_probs

@@ -10,7 +10,6 @@ back every tensor that is freed; without it, part of the peak is what its heap k
 
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from original import run_original
 from ours import Stop, timed_steps
 
 from equipoise.config import validate
+from equipoise.plan.probe import resident
 from equipoise.train import sft
 from equipoise.train.config import SftConfig
 
@@ -126,15 +126,6 @@ def run_some(loop: Callable[[Callable[[float], None]], None]) -> None:
 
     with contextlib.suppress(StopIteration):
         loop(turn)
-
-
-def resident(key: str) -> int:
-    """A line of /proc/self/status in bytes; where there is no such file, the peak so far."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
-    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
 
 
 def ideal(case: Case, mode: str) -> int:

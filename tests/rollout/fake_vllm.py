@@ -9,12 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from local_http import Handler, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -122,30 +122,15 @@ class FakeServer:
         self.lock = threading.Lock()
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send(*server.get(self.path))
+        class Reply(Handler):
+            def get(self) -> tuple[int, Any]:
+                return server.get(self.path)
 
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            def post(self, body: Any) -> tuple[int, Any]:
                 with server.lock:
-                    self.send(*server.post(self.path, body))
+                    return server.post(self.path, body)
 
-            def send(self, status: int, value: Any) -> None:
-                data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-                self.send_response(status)
-                if not isinstance(value, str):
-                    self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        self.http, self.url = start(Reply)
 
     def get(self, path: str) -> tuple[int, Any]:
         if path != "/v1/models":

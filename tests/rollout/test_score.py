@@ -1,12 +1,10 @@
-import json
 import math
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import torch
+from local_http import Handler, start
 from pydantic import TypeAdapter, ValidationError
 from rollout_models import make_guard, make_scorer
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -18,7 +16,7 @@ from equipoise.records import Message, Prompt, Response
 from equipoise.rollout.config import EndpointScore, FunctionScore, GuardScore, ModelScore, ScoreSourceConfig
 from equipoise.rollout.score import open_score_source
 
-Handler = Callable[[Any], tuple[int, Any]]
+Answer = Callable[[Any], tuple[int, Any]]
 TURNS = (
     Message(role="user", content="how do i bake bread"),
     Message(role="assistant", content="ok thanks"),
@@ -163,37 +161,26 @@ def test_a_label_that_the_guard_lacks_is_refused_with_those_it_has(tmp_path):
 class Endpoint:
     """A real server on this machine that answers what a test tells it to, and remembers what it was asked."""
 
-    def __init__(self, answer: Handler) -> None:
+    def __init__(self, answer: Answer) -> None:
         self.requests: list[Any] = []
         self.headers: list[dict[str, str]] = []
         endpoint = self
 
-        class Reply(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        class Reply(Handler):
+            def post(self, body: Any) -> tuple[int, Any]:
                 endpoint.requests.append(body)
                 endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})
-                status, value = answer(body)
-                data = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                return answer(body)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Reply)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/score?model=a"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.server, address = start(Reply)
+        self.url = f"{address}/score?model=a"
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Handler], Endpoint]]:
+def serve() -> Iterator[Callable[[Answer], Endpoint]]:
     started: list[Endpoint] = []
 
-    def start(answer: Handler) -> Endpoint:
+    def start(answer: Answer) -> Endpoint:
         started.append(Endpoint(answer))
         return started[-1]
 

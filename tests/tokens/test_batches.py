@@ -10,8 +10,8 @@ from equipoise.tokens.batches import (
     aligned,
     by_length,
     on_device,
+    parts_by_length,
     rows,
-    token_parts,
     trim,
 )
 
@@ -43,7 +43,7 @@ def test_a_batch_moves_with_everything_in_it():
 def test_parts_hold_every_item_once_within_the_tokens_and_little_padding():
     draw = torch.Generator().manual_seed(0)
     shapes = [Shape(*sizes) for sizes in torch.randint(1, 40, (50, 2), generator=draw).tolist()]
-    parts = token_parts(shapes, 1000)
+    parts = parts_by_length(shapes, None, 1000)
     assert sorted(number for part in parts for number in part) == list(range(50))
     for part in parts:
         some = [shapes[number] for number in part]

@@ -149,7 +149,7 @@ def for_many_passes(model: PreTrainedModel) -> PreTrainedModel:
     The merged weights take memory of their own. They are made in float32 only: with fewer bits the sum would lose
     the small steps of an adapter.
     """
-    quick = hasattr(model, "peft_config") and model.dtype == torch.float32
+    quick = has_adapter(model) and model.dtype == torch.float32
     return merged(model, model.device) if quick else model
 
 
@@ -159,7 +159,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         OSError, SafetensorError: The disk is full or refuses.
     """
-    if not hasattr(model, "peft_config"):
+    if not has_adapter(model):
         model.save_pretrained(str(folder))
         return
     merged(model).save_pretrained(str(folder))
@@ -202,6 +202,11 @@ def base_of_adapter(path: str | Path) -> Base | None:
         return Base(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ModelError("Whose adapter this is cannot be read.", where=str(file), why=repr(error)) from error
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether an adapter was put into a model."""
+    return hasattr(model, "peft_config")
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:

@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from equipoise.algos.masking import position_ids
 from equipoise.errors import ModelError
-from equipoise.models.adapters import ADAPTER, save_adapter, save_model
+from equipoise.models.adapters import ADAPTER, has_adapter, save_adapter, save_model
 from equipoise.tokens.folder import model_folder
 from equipoise.tokens.template import end_id
 
@@ -57,17 +57,30 @@ def load_shape(path: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTr
     """
     folder = model_folder(path)
     _check_folder(folder, safetensors=True)
+    with torch.device("meta"):
+        return from_config(AutoModelForCausalLM, folder, dtype)
+
+
+def from_config(kind: Any, path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model as `kind` makes it of a config.json; its weights are made up.
+
+    Args:
+        kind: AutoModel or one of its kin.
+        path: A folder, or a hub name.
+        dtype: Of its weights.
+
+    Raises:
+        ModelError: There is no such config.json, or none that `kind` knows.
+    """
     try:
-        with torch.device("meta"):
-            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-            kind: Any = AutoModelForCausalLM
-            return cast("PreTrainedModel", kind.from_config(config, dtype=dtype))
-    except (OSError, ValueError, KeyError) as error:
+        shape = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        return cast("PreTrainedModel", kind.from_config(shape, dtype=dtype).eval())
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            "AutoModelForCausalLM knows no model of this folder's config.json.",
-            where=str(folder),
+            f"{kind.__name__} cannot make a model from this config.json.",
+            where=str(path),
             why=str(error).strip().split("\n")[0],
-            fix="A policy needs a causal language model.",
+            fix="Check that it is the model you mean: a policy needs a causal language model.",
         ) from error
 
 
@@ -278,7 +291,7 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
     """
     try:
         with _quiet():
-            save_adapter(model, folder) if hasattr(model, "peft_config") else model.save_pretrained(str(folder))
+            save_adapter(model, folder) if has_adapter(model) else model.save_pretrained(str(folder))
     except (OSError, SafetensorError) as error:
         raise ModelError(
             "The weights could not be handed over.",
@@ -342,13 +355,22 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _check_folder(folder: Path, safetensors: bool) -> None:
+def check_config(folder: Path) -> None:
+    """Refuse a folder without a config.json.
+
+    Raises:
+        ModelError: It has none.
+    """
     if not (folder / "config.json").exists():
         raise ModelError(
             "The folder is no model: it has no config.json.",
             where=str(folder),
             fix="Give the folder that save_pretrained wrote, or one that a finished stage left.",
         )
+
+
+def _check_folder(folder: Path, safetensors: bool) -> None:
+    check_config(folder)
     if safetensors and not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin"))
         raise ModelError(

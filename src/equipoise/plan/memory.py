@@ -28,7 +28,6 @@ from equipoise.train.setup import apply_gradients, make_optimizer
 
 FIRST_USE = 24 * 2**20
 """Bytes that libraries take on a CPU at their first use (BLAS, autograd, tokenizer); measured, docs/plan.md."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass

@@ -12,7 +12,6 @@ import torch
 from peft import LoraConfig
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -20,10 +19,11 @@ from transformers import (
 )
 
 from equipoise.artefact import is_hub_name
-from equipoise.errors import ModelError
 from equipoise.models.adapters import ADAPTER, add_adapter, base_of_adapter, on_same_weights
+from equipoise.models.backbone import check_config, from_config
 from equipoise.models.score_head import Critic, Pooling, Scorer, read_head_settings
 from equipoise.rollout.config import GuardScore, ModelScore, ScoreSourceConfig
+from equipoise.tokens.folder import model_folder
 from equipoise.train.config import PpoLagConfig, SharedLora
 from equipoise.train.setup import train_adapter
 from equipoise.train.shared_base import SharedBase
@@ -123,23 +123,6 @@ def critic(
 
 
 def _from_config(kind: Any, path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    folder = Path(path)
-    if not is_hub_name(path) and not (folder / "config.json").is_file():
-        raise ModelError(
-            "The folder is no model: it has no config.json."
-            if folder.is_dir()
-            else "There is no such model folder.",
-            where=str(path),
-            fix="Give the folder that save_pretrained wrote, or one that a finished stage left.",
-        )
-    try:
-        shape = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-        model = kind.from_config(shape, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{kind.__name__} cannot make a model from this config.json.",
-            where=str(path),
-            why=str(error).strip().split("\n")[0],
-            fix="Check that it is the model you mean.",
-        ) from error
-    return cast("PreTrainedModel", model.eval())
+    if not is_hub_name(path):
+        check_config(model_folder(path))
+    return from_config(kind, path, dtype)

@@ -12,6 +12,7 @@ from equipoise.plan.probe import Probed, probe
 from equipoise.plan.stages import ppo_lag_memory, score_model_memory, sft_memory
 from equipoise.plan.workload import Pass, Work, ppo_lag_work, score_model_work, sft_work
 from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig, TrainConfig
+from equipoise.train.processes import too_few
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,7 @@ def _check_share(config: TrainConfig, machine: Machine) -> None:
     sizes = {name: getattr(config, name, None) for name in ("batch_size", "ptx_batch_size")}
     for name, size in sizes.items():
         if size is not None and size < machine.processes:
-            raise ConfigError(
-                f"A batch of {size} cannot be divided among {machine.processes} processes.",
-                where=name,
-                fix="Raise it, or use fewer processes.",
-            )
+            raise too_few(size, machine.processes, where=name)
 
 
 def _check_counted(config: TrainConfig) -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from equipoise.models.backbone import check_length
+from equipoise.models.backbone import CPU, check_length
+from equipoise.models.devices import pick_dtype
 from equipoise.models.score_head import Critic, Scorer
 from equipoise.plan import networks
 from equipoise.plan.config import Machine
 from equipoise.plan.ledger import nothing_loaded
-from equipoise.plan.memory import DTYPES, Memory, Tally, blank, logits_size, target_loss
+from equipoise.plan.memory import Memory, Tally, blank, logits_size, target_loss
 from equipoise.plan.sampling import sample
 from equipoise.plan.workload import Pass, PpoWork, Work
 from equipoise.rollout.config import ModelScore, Sampling, ScoreSourceConfig
@@ -41,7 +42,7 @@ def sft_memory(config: SftConfig, work: Work, machine: Machine) -> Memory:
     with nothing_loaded() as ledger:
         tally = Tally(ledger, machine, config.hardware)
         with tally.role("policy"):
-            model = networks.causal_lm(config.model, DTYPES[config.hardware.precision])
+            model = networks.causal_lm(config.model, pick_dtype(config.hardware.precision, CPU))
             train_adapter(model, "policy", config.lora, config.seed)
             recompute_layers(model, config.hardware)
             tally.divide(model)
@@ -60,7 +61,9 @@ def score_model_memory(config: ScoreModelConfig, work: Work, machine: Machine) -
     with nothing_loaded() as ledger:
         tally = Tally(ledger, machine, config.hardware)
         with tally.role("scorer"):
-            scorer = networks.fresh_scorer(config.model, config.pooling, DTYPES[config.hardware.precision])
+            scorer = networks.fresh_scorer(
+                config.model, config.pooling, pick_dtype(config.hardware.precision, CPU)
+            )
             train_adapter(scorer.backbone, "scorer", config.lora, config.seed)
             recompute_layers(scorer, config.hardware)
             tally.divide(scorer)
@@ -118,7 +121,7 @@ class _Roles:
     """Networks as `train.roles` puts them together, each counted once."""
 
     def __init__(self, config: PpoLagConfig, tally: Tally) -> None:
-        dtype, self.base = DTYPES[config.hardware.precision], None
+        dtype, self.base = pick_dtype(config.hardware.precision, CPU), None
         if config.lora is not None:
             with tally.role("base", "the actor's start, shared by all adapters on it"):
                 model = networks.causal_lm(config.actor, dtype).requires_grad_(False)

@@ -14,6 +14,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from equipoise.errors import ConfigError, EndpointError
+from equipoise.models.adapters import has_adapter
 from equipoise.rollout.config import Sampling, VllmSettings
 from equipoise.rollout.engines import ADAPTER_FILE, Answer, questions, sampling_options, to_engine_rollout
 from equipoise.rollout.sampler import check_room
@@ -118,7 +119,7 @@ def open_vllm(
     """
     library = load_library()
     options: dict[str, Any] = {}
-    if hasattr(model, "peft_config"):
+    if has_adapter(model):
         rank = max(cast("LoraConfig", shape).r for shape in model.peft_config.values())
         room = next((most for most in RANKS if most >= rank), rank)
         options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}

@@ -151,14 +151,26 @@ class Shape(NamedTuple):
     length: int  # tokens of the longest sequence
 
 
-def token_parts(shapes: Sequence[Shape], tokens: int) -> list[list[int]]:
-    """Item numbers in parts of at most `tokens` tokens, padding included, neighbours in length together.
+def parts_by_length(shapes: Sequence[Shape], size: int | None, tokens: int | None = None) -> list[list[int]]:
+    """Item numbers in parts, neighbours in length together; one part of all when both limits are unset.
 
-    An item that has more is a part of its own.
+    Args:
+        shapes: Of the items.
+        size: The most items of a part.
+        tokens: Or: the most tokens of a part, padding included; an item that has more is a part of its own.
     """
+    order = sorted(range(len(shapes)), key=lambda n: shapes[n].length)
+    if tokens is not None:
+        return _within_tokens(shapes, order, tokens)
+    if size is not None:
+        return [order[i : i + size] for i in range(0, len(order), size)]
+    return [list(range(len(shapes)))] if shapes else []
+
+
+def _within_tokens(shapes: Sequence[Shape], order: Sequence[int], tokens: int) -> list[list[int]]:
     parts: list[list[int]] = []
     together = 0
-    for number in sorted(range(len(shapes)), key=lambda n: shapes[n].length):
+    for number in order:
         one = shapes[number]
         together += one.rows
         if not parts or together * one.length > tokens:
@@ -169,30 +181,20 @@ def token_parts(shapes: Sequence[Shape], tokens: int) -> list[list[int]]:
 
 
 def by_length(rollout: Rollout, size: int | None, tokens: int | None = None) -> list[Tensor]:
-    """Row numbers in parts, neighbours in length together; one part of all when both limits are unset.
-
-    Args:
-        rollout: Rows that go through networks part by part.
-        size: The most rows of a part.
-        tokens: Or: the most tokens of a part, padding included; see `aligned`.
-    """
+    """Row numbers of a rollout as `parts_by_length` cuts them, prompts not padded: see `aligned`."""
     lengths = rollout.attention_mask.sum(dim=-1)
-    if tokens is not None:
-        shapes = [Shape(1, length) for length in lengths.tolist()]
-        return [torch.tensor(part, device=lengths.device) for part in token_parts(shapes, tokens)]
-    order = lengths.argsort(stable=True)
-    return list(torch.split(order, size)) if size else [torch.arange(len(lengths), device=lengths.device)]
+    shapes = [Shape(1, length) for length in lengths.tolist()]
+    return [torch.tensor(part, device=lengths.device) for part in parts_by_length(shapes, size, tokens)]
 
 
 def trim(rollout: Rollout) -> Rollout:
-    """The same sequences without the columns that are padding in all of them."""
+    """The same sequences without the columns behind the longest response."""
     width = rollout.response_mask.shape[1]
     kept = int(rollout.response_mask.sum(dim=-1).max())  # R of the longest response
-    first = int(rollout.attention_mask.any(dim=0).int().argmax())
     end = rollout.input_ids.shape[1] - width + kept
     return Rollout(
-        input_ids=rollout.input_ids[:, first:end],
-        attention_mask=rollout.attention_mask[:, first:end],
+        input_ids=rollout.input_ids[:, :end],
+        attention_mask=rollout.attention_mask[:, :end],
         response_mask=rollout.response_mask[:, :kept],
         log_probs=rollout.log_probs[:, :kept],
         finished=rollout.finished,

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from equipoise.algos import policy
 from equipoise.artefact import CHECKPOINTS
+from equipoise.models.adapters import has_adapter
 from equipoise.models.backbone import save_weights
 from equipoise.rollout.sampler import Engine, Sampler
 from equipoise.tokens.batches import Rollout
@@ -53,7 +54,7 @@ def publish(sampler: Sampler, actor: PreTrainedModel, out: Path, accelerator: Ac
     sampler.load(Path(handed[0]), first=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _tidy(Path(handed[0]), keep=hasattr(actor, "peft_config"))
+        _tidy(Path(handed[0]), keep=has_adapter(actor))
 
 
 def old_policy(

@@ -143,7 +143,7 @@ def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
         ConfigError: There are fewer items than processes.
     """
     if len(items) < accelerator.num_processes:
-        raise _too_few(len(items), accelerator)
+        raise too_few(len(items), accelerator.num_processes)
     return share(items, accelerator)
 
 
@@ -169,7 +169,7 @@ def whole_batches(batches: Sequence[Sequence[int]], accelerator: Accelerator) ->
     processes = accelerator.num_processes  # asked once: this runs at every step
     found = [batch for batch in batches if len(batch) >= processes]
     if not found:
-        raise _too_few(max(map(len, batches), default=0), accelerator)
+        raise too_few(max(map(len, batches), default=0), processes)
     return found
 
 
@@ -225,9 +225,11 @@ def agreed(stop: StopRequest, accelerator: Accelerator) -> bool:
     return process_sum(float(stop.asked), accelerator) > 0
 
 
-def _too_few(count: int, accelerator: Accelerator) -> ConfigError:
+def too_few(count: int, processes: int, where: str = "") -> ConfigError:
+    """What to raise where a batch has not one item for each process."""
     return ConfigError(
-        f"A batch of {count} cannot be divided among {accelerator.num_processes} processes.",
+        f"A batch of {count} cannot be divided among {processes} processes.",
+        where=where,
         fix="Raise the batch size (or the number of validation prompts), or use fewer processes.",
     )
 

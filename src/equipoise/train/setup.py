@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from equipoise.errors import ConfigError, TrainingError
 from equipoise.models.adapters import add_adapter
-from equipoise.tokens.batches import Shape, token_parts
+from equipoise.tokens.batches import Shape, parts_by_length
 from equipoise.train.config import Hardware, LoraSettings, OptimizerSettings
 from equipoise.train.sharded import gathered
 
@@ -183,20 +183,8 @@ def finite(value: float, name: str, step: int, batch: Sequence[object]) -> float
 def micro_batches(
     items: Sequence[T], shapes: Sequence[Shape], size: int | None, tokens: int | None
 ) -> list[Sequence[T]]:
-    """Items that go through a network together: all of them when both limits are unset.
-
-    Args:
-        items: What a batch is made of, or nothing.
-        shapes: Rows and tokens of each: neighbours in length go together.
-        size: At most this many items.
-        tokens: Or: at most this many tokens with their padding; see `token_parts`.
-    """
-    if tokens is not None:
-        return [[items[n] for n in part] for part in token_parts(shapes, tokens)]
-    if size is None:
-        return [items] if items else []
-    order = sorted(range(len(items)), key=lambda n: shapes[n].length)
-    return [[items[n] for n in order[i : i + size]] for i in range(0, len(order), size)]
+    """The items that go through a network together, as `parts_by_length` cuts those of these shapes."""
+    return [[items[n] for n in part] for part in parts_by_length(shapes, size, tokens)]
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
