@@ -7,7 +7,7 @@ from equipoise import artefact
 from equipoise.annotate.aggregate import Unresolved, aggregate, decide_pair, decide_safety
 from equipoise.annotate.config import AggregateConfig
 from equipoise.annotate.labels import DECOUPLED, Assignment, Item, RankingLabel, VerdictLabel
-from equipoise.annotate.store import Store
+from equipoise.annotate.store.core import Store
 from equipoise.config import Config
 from equipoise.errors import ArtefactError, DataError
 from equipoise.records import PreferencePair, Prompt, SafetyLabel, Verdict

@@ -11,7 +11,7 @@ from equipoise.annotate import simulate as stage
 from equipoise.annotate.config import SimulateConfig
 from equipoise.annotate.labels import Item
 from equipoise.annotate.simulate import assign_items, group_responses, simulate
-from equipoise.annotate.store import Store
+from equipoise.annotate.store.core import Store
 from equipoise.config import Config, validate
 from equipoise.errors import ArtefactError, ConfigError, DataError, StoreError
 from equipoise.records import Prompt, Response, Verdict

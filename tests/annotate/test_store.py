@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.annotate.labels import Assignment, Item, RankingLabel, VerdictLabel
-from equipoise.annotate.store import Store
+from equipoise.annotate.store.core import Store
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 

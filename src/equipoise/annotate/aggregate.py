@@ -17,7 +17,7 @@ from equipoise import artefact
 from equipoise.annotate.agreement import Agreement, compare_ranks, measure_agreement
 from equipoise.annotate.config import AggregateConfig
 from equipoise.annotate.labels import RANK_QUESTIONS, Item, Question, RankQuestion
-from equipoise.annotate.store import STORE_FILE, Store
+from equipoise.annotate.store.core import STORE_FILE, Store
 from equipoise.errors import DataError
 from equipoise.records import PreferencePair, Prompt, Record, SafetyLabel, Side, Verdict
 

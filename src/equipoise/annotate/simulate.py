@@ -25,7 +25,7 @@ from equipoise.annotate.labels import (
     VerdictLabel,
     check_ranks,
 )
-from equipoise.annotate.store import STORE_FILE, Store
+from equipoise.annotate.store.core import STORE_FILE, Store
 from equipoise.config import resolve_function
 from equipoise.errors import ConfigError, DataError
 from equipoise.records import Prompt, Response

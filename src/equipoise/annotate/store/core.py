@@ -24,7 +24,7 @@ from equipoise.annotate.labels import (
     check_ranks,
     check_verdict,
 )
-from equipoise.annotate.migrations import check_version, migrate
+from equipoise.annotate.store.schema import check_version, migrate
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 

@@ -1,0 +1,1 @@
+"""The labelling database: the only SQL on labels in this package."""
