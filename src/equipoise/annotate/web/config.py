@@ -32,7 +32,6 @@ class ServeConfig(Config):
         description="Request header in which a sign-in proxy names the person; unset: no header is believed.",
     )
     proxy_address: str = Field("127.0.0.1", description="The one address whose `behind_proxy` header is believed.")
-    session_hours: float = Field(24 * 14, gt=0, description="How long a sign-in lasts.")
     posts_per_minute: int = Field(1200, ge=1, description="Most changes that one account may send in a minute.")
     policy: RedteamPolicy | None = Field(None, description="Turns the red-team page on.")
 

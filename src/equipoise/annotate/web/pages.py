@@ -29,7 +29,7 @@ LOG = "equipoise.annotate"
 
 
 class Desk:
-    """Threads beside the event loop: one with a connection for everybody's small steps, one for a lead's long reads.
+    """Threads beside the event loop: one connection for everybody's small steps, one for a lead's long reads.
 
     One thread for all writes is no bottleneck, as SQLite lets one writer in at a time anyway, and nobody waits
     for a lock. Long reads have their own, so that no labeller waits for a statistic. Passwords are hashed by two

@@ -143,7 +143,7 @@ async def open_session(request: Request) -> None:
     name = proxied_name(request)
     if name is not None and (session is None or session.person.name != name):
         try:
-            token = await pages.in_store(request, people.start_session, name, now, session_seconds(request))
+            token = await pages.in_store(request, people.start_session, name, now)
         except StoreError:  # the proxy knows somebody who was not invited
             request.state.stranger, session = name, None
         else:
@@ -152,11 +152,6 @@ async def open_session(request: Request) -> None:
     request.state.person = session.person if session else None
     request.state.csrf = session.csrf if session else visitor_csrf(request)
     request.state.session_token = token if session else ""
-
-
-def session_seconds(request: Request) -> float:
-    """How long a sign-in lasts."""
-    return float(request.app.state.settings.session_hours) * 3600
 
 
 def is_from_proxy(request: Request) -> bool:
@@ -200,7 +195,7 @@ def set_cookie(request: Request, name: str, value: str, seconds: float) -> None:
 
 def set_session_cookie(request: Request, token: str) -> None:
     """Send a new session's token; an empty one ends the browser's session."""
-    set_cookie(request, request.app.state.cookie, token, session_seconds(request) if token else 0)
+    set_cookie(request, request.app.state.cookie, token, people.SESSION_SECONDS if token else 0)
 
 
 def visitor_csrf(request: Request) -> str:

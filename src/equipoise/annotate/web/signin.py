@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from equipoise.annotate.store import people
-from equipoise.annotate.web import pages, passwords, security
+from equipoise.annotate.web import pages, security
 from equipoise.errors import StoreError
 
 
@@ -41,8 +41,8 @@ async def sign_in(request: Request) -> Response:
         return security.too_many(request, wait)
     limits.account.add(name, now)  # before the slow part: attempts side by side count too
     limits.address.add(address, now)
-    hashed = await pages.in_store(request, people.password_hash, name)
-    if not await request.app.state.desk.hash(passwords.check_password, password, hashed):
+    hashed = await pages.in_store(request, people.password_of, name)
+    if not await request.app.state.desk.hash(people.check_password, password, hashed):
         return pages.render(request, "signin.html", 403, problem="Name and password do not match.")
     limits.account.take_back(name)
     limits.address.take_back(address)
@@ -51,33 +51,42 @@ async def sign_in(request: Request) -> Response:
 
 async def show_invite(request: Request) -> Response:
     """Ask whether to choose a password. Looking uses nothing up: chat programs open links to preview them."""
-    token, now = request.path_params["token"], pages.now(request)
-    invite = await pages.in_store(request, people.find_invite, token, now)
-    return pages.render(request, "join.html", invite=invite, problem="")
+    return await render_invite(request, "")
 
 
 async def accept_invite(request: Request) -> Response:
     """Use the link up, keep the password if one was chosen, and begin a session."""
     token, now = request.path_params["token"], pages.now(request)
     password = str(request.state.form.get("password", ""))
-    invite = await pages.in_store(request, people.find_invite, token, now)
+    if await pages.in_store(request, people.invited, token, now) is None:
+        return await render_invite(request, "")
     hashed = None
     if password:
         try:
-            hashed = await request.app.state.desk.hash(passwords.hash_password, password)
+            hashed = await request.app.state.desk.hash(people.hash_password, password)
         except StoreError as error:
-            problem = f"{error.what} {error.why}. {error.fix}"
-            return pages.render(request, "join.html", 400, invite=invite, problem=problem)
+            return await render_invite(
+                request, " ".join(part for part in (error.what, error.why, error.fix) if part)
+            )
     person = await pages.in_store(request, people.accept_invite, token, hashed, now)
     return await enter(request, person.name)
 
 
+async def render_invite(request: Request, problem: str) -> Response:
+    """The page of a personal link, if it is valid."""
+    token = request.path_params["token"]
+    invited = await pages.in_store(request, people.invited, token, pages.now(request))
+    if invited is None:
+        why = "It works once, for two weeks, and ends when a newer one is made."
+        return pages.show_error(request, 410, "This link is not valid.", why, "Ask your lead for a new one.")
+    return pages.render(request, "join.html", 400 if problem else 200, invited=invited, problem=problem)
+
+
 async def enter(request: Request, name: str) -> Response:
-    """Begin a session under a new token, ending the browser's old one, so that nobody can prepare one for another."""
+    """Begin a session under a new token and end the browser's old one: nobody can prepare one for another."""
     if request.state.session_token:
         await pages.in_store(request, people.end_session, request.state.session_token)
-    seconds = security.session_seconds(request)
-    token = await pages.in_store(request, people.start_session, name, pages.now(request), seconds)
+    token = await pages.in_store(request, people.start_session, name, pages.now(request))
     security.set_session_cookie(request, token)
     return pages.redirect(request, "/")
 
