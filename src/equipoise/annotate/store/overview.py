@@ -120,6 +120,11 @@ class ItemDetail(NamedTuple):
     ruling: Draft | None
 
 
+def version(store: Store) -> int:
+    """A number that changes when another connection has written."""
+    return int(store.rows("PRAGMA data_version")[0][0])
+
+
 def sets(store: Store, overlap: int) -> list[SetProgress]:
     """Every source's progress, in the order in which they were added."""
     rows = store.rows(

@@ -6,11 +6,13 @@ No page of its own but the one that shows an error.
 import asyncio
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from urllib.parse import urlencode
 
 import jinja2
 from starlette.exceptions import HTTPException
@@ -19,11 +21,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from equipoise import __version__
 from equipoise.annotate.store.core import Store
+from equipoise.annotate.web.rendering import show_hidden
 from equipoise.errors import EquipoiseError
 
 HERE = Path(__file__).parent
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
+ChoiceT = TypeVar("ChoiceT", bound=str)
 InStore = Callable[Concatenate[Store, P], ResultT]
 LOG = "equipoise.annotate"
 
@@ -69,7 +73,7 @@ class Desk:
 
 def open_templates() -> jinja2.Environment:
     """The templates: everything is escaped, an unknown name is an error."""
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -77,6 +81,46 @@ def open_templates() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    templates.filters |= {"percent": percent, "day": day, "moment": moment, "span": span, "excerpt": excerpt}
+    templates.globals["link"] = link
+    return templates
+
+
+def percent(share: float | None) -> str:
+    """A share, 69.0 %; a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def moment(seconds: float | None) -> str:
+    """A time to the minute, in UTC; a dash for none."""
+    return "–" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+
+
+def day(seconds: float) -> str:
+    """A date, in UTC."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%a %d %b}"
+
+
+def span(seconds: float | None) -> str:
+    """A length of time in its two largest useful units; a dash for none."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} days"
+
+
+def excerpt(text: str, most: int = 120) -> str:
+    """The beginning of a text on one line, with what hides or reorders it shown by name."""
+    line = show_hidden(" ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def link(path: str, **query: object) -> str:
+    """A path with those parts of the query that are set."""
+    chosen = {name: value for name, value in query.items() if value not in (None, "", False)}
+    return f"{path}?{urlencode(chosen)}" if chosen else path
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -150,3 +194,42 @@ async def show_failure(request: Request, error: Exception) -> Response:
     return show_error(
         request, 500, "Something went wrong on the server.", fix="Reload the page, or tell your lead."
     )
+
+
+def query_choice(request: Request, name: str, choices: Collection[ChoiceT], default: ChoiceT) -> ChoiceT:
+    """A part of the query that must be one of these.
+
+    Raises:
+        HTTPException: It is another, 400.
+    """
+    value = request.query_params.get(name) or default
+    for choice in choices:
+        if choice == value:
+            return choice
+    if value == default:
+        return default
+    raise HTTPException(400, f"{name} cannot be {value!r}.")
+
+
+def query_number(request: Request, name: str, default: int, most: int = 10**9) -> int:
+    """A part of the query that must be a whole number from 0 on.
+
+    Raises:
+        HTTPException: It is not, 400.
+    """
+    value = request.query_params.get(name, str(default))
+    if not (value.isascii() and value.isdecimal() and len(value) < 12 and int(value) <= most):
+        raise HTTPException(400, f"{name} cannot be {value!r}.")
+    return int(value)
+
+
+def form_text(request: Request, name: str, most: int = 2000) -> str:
+    """A field of the form as text, without space around it.
+
+    Raises:
+        HTTPException: It is a file, or longer than `most` characters, 400.
+    """
+    value = request.state.form.get(name, "")
+    if not isinstance(value, str) or len(value) > most:
+        raise HTTPException(400, f"{name} must be a text of at most {most} characters.")
+    return value.strip()
