@@ -125,6 +125,11 @@ def version(store: Store) -> int:
     return int(store.rows("PRAGMA data_version")[0][0])
 
 
+def verbs(store: Store) -> list[str]:
+    """What has been done at all, by the journal, in alphabetical order."""
+    return [verb for (verb,) in store.rows("SELECT DISTINCT what FROM journal ORDER BY what")]
+
+
 def sets(store: Store, overlap: int) -> list[SetProgress]:
     """Every source's progress, in the order in which they were added."""
     rows = store.rows(

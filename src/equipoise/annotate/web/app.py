@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from equipoise.annotate.store import project as projects
 from equipoise.annotate.store.core import STORE_FILE
-from equipoise.annotate.web import pages, security, signin
+from equipoise.annotate.web import lead, pages, reports, security, signin
 from equipoise.annotate.web.config import ServeConfig
 from equipoise.errors import EquipoiseError
 
@@ -46,6 +46,7 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
             Mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static"),
             Route("/", go_home),
             *signin.routes(),
+            *lead.routes(),
         ],
         middleware=[Middleware(security.Guard)],
         exception_handlers={
@@ -58,6 +59,7 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
     app.state.settings = settings
     app.state.clock = clock
     app.state.desk = desk
+    app.state.reports = reports.Reports()
     app.state.templates = pages.open_templates()
     app.state.cookie = security.cookie_name(project)
     app.state.limits = security.Limits(settings.posts_per_minute)
