@@ -181,7 +181,9 @@ def _take(sheet: Sheet, answers: Answers, step: str) -> Answers:
 
 def _position(sheet: Sheet, text: str) -> int:
     if text not in [str(position) for position in range(sheet.count)]:
-        raise StoreError("There is no such response.", why=f"{text[:20]!r} of {sheet.count}", fix="Reload the page.")
+        raise StoreError(
+            "There is no such response.", why=f"{text[:20]!r} of {sheet.count}", fix="Reload the page."
+        )
     return int(text)
 
 
