@@ -139,7 +139,7 @@ async def save_ruling(request: Request) -> Response:
     item = request.path_params["item"]
     answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
     await pages.in_store(request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request))
-    return pages.redirect(request, f"/lead/item/{item}#ruling")
+    return pages.redirect(request, "/lead/adjudicate")
 
 
 def read_answers(request: Request, item: Item) -> Draft:
