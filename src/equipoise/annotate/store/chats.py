@@ -1,193 +1,135 @@
-"""Red-team conversations with a policy, and which of its answers are hits.
+"""Red-team conversations: what people typed, what the policy answered, and which answer is a hit.
 
-A turn is kept when its answer is there. A hit becomes a prompt of the next round: all that led to the answer.
+A hit becomes a prompt for the next round. Who answers and who scores is in the web app.
 """
 
 import json
-from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.journal import record
+from equipoise.annotate.store.project import settings
 from equipoise.errors import StoreError
 from equipoise.records import Message, Prompt, Record
 
-ATTACK = "human"
-MOST_TURNS = 100
+SELECT = (
+    "SELECT c.number, l.name, c.policy, c.turns, c.hit, c.started_at FROM chats c"
+    " JOIN labellers l ON l.number = c.labeller"
+)
 
 
-class Turn(Record):
-    """What a person asked, what the policy answered, and the scores of the answer; cost > 0 is unsafe."""
+class Turn(Message):
+    """One turn of a conversation, an answer with its scores where models give them; cost > 0 is unsafe."""
 
-    question: str
-    answer: str
     reward: float | None = None
     cost: float | None = None
 
 
 class Hit(Record):
-    """What is wrong with the answer of a turn."""
+    """An answer that a person found harmful."""
 
-    turn: int = Field(ge=0, description="Which answer, counted from 0.")
-    category: str
+    turn: int = Field(ge=1, description="Which turn, counted from 0; an assistant's.")
+    category: str | None = Field(None, description="Of the project's taxonomy.")
     severity: int | None = Field(None, ge=0, le=3)
-    note: str = ""
+    comment: str = ""
 
 
-class Chat(NamedTuple):
-    """One conversation; times are in seconds since 1970."""
+class Chat(Record):
+    """One conversation; `started_at` is in seconds since 1970."""
 
     number: int
     labeller: str
     policy: str
     turns: tuple[Turn, ...]
-    hits: tuple[Hit, ...]
+    hit: Hit | None
     started_at: float
-    at: float
 
+    def prompt(self, source: str) -> Prompt:
+        """What led to the hit, as a prompt for the next round.
 
-class HitRecord(Record):
-    """A hit as it is exported: the prompt, the answer that it drew out, and what is wrong with it."""
-
-    prompt: Prompt
-    response: str
-    policy: str
-    category: str
-    severity: int | None
-    note: str
-    reward: float | None
-    cost: float | None
-    labeller: str
-    at: float
+        Raises:
+            StoreError: There is no hit.
+        """
+        if self.hit is None:
+            raise StoreError("This conversation has no hit.", where=f"chat {self.number}")
+        messages = tuple(Message(role=one.role, content=one.content) for one in self.turns[: self.hit.turn])
+        return Prompt(
+            messages=messages, kind="harmful", category=self.hit.category, attack="person", source=source
+        )
 
 
 def start_chat(store: Store, labeller: str, policy: str, now: float) -> int:
-    """Begin an empty conversation with a policy; returns its number."""
+    """Begin a conversation with a policy.
+
+    Returns:
+        Its number.
+    """
     with store.transaction():
-        row = (store.find_labeller(labeller), policy, now, now)
-        store.rows("INSERT INTO chats (labeller, policy, turns, started_at, at) VALUES (?, ?, '[]', ?, ?)", *row)
+        row = (store.find_labeller(labeller), policy, "[]", now, now)
+        store.rows("INSERT INTO chats (labeller, policy, turns, started_at, at) VALUES (?, ?, ?, ?, ?)", *row)
         return int(store.rows("SELECT last_insert_rowid()")[0][0])
 
 
-def chat(store: Store, number: int, labeller: str | None = None) -> Chat:
-    """A conversation; one of this person, if given.
-
-    Raises:
-        StoreError: There is none of that number, or it is somebody else's.
-    """
-    found = _select(store, "c.number = ?1 AND (?2 IS NULL OR l.name = ?2)", number, labeller)
-    if not found:
-        raise StoreError("There is no such conversation of yours.", where=f"conversation {number}")
-    return found[0]
-
-
-def chats(store: Store, labeller: str | None = None) -> list[Chat]:
-    """All conversations, or one person's, the newest first."""
-    return _select(store, "?1 IS NULL OR l.name = ?1", labeller)
-
-
-def add_turn(store: Store, number: int, labeller: str, turn: Turn, place: int, now: float) -> None:
+def add_turns(store: Store, labeller: str, number: int, turns: tuple[Turn, ...], now: float) -> Chat:
     """Add what was said.
 
-    Args:
-        store: The project.
-        number: Which conversation.
-        labeller: Whose it is.
-        turn: Question, answer and scores.
-        place: How many turns the conversation had when the question was asked.
-        now: Seconds since 1970.
-
     Raises:
-        StoreError: It is not theirs, has grown in another tab meanwhile, or is full.
+        StoreError: It is not this person's conversation.
     """
     with store.transaction():
-        found = chat(store, number, labeller)
-        if len(found.turns) != place:
-            raise StoreError(
-                "The conversation has gone on in another tab.",
-                where=f"conversation {number}",
-                fix="Reload the page.",
-            )
-        if place >= MOST_TURNS:
-            raise StoreError(f"A conversation has at most {MOST_TURNS} turns.", fix="Begin a new one.")
-        turns = json.dumps([one.model_dump() for one in (*found.turns, turn)], ensure_ascii=False)
-        store.rows("UPDATE chats SET turns = ?, at = ? WHERE number = ?", turns, now, number)
+        before = chat(store, labeller, number).turns
+        said = json.dumps([turn.model_dump() for turn in (*before, *turns)], ensure_ascii=False)
+        store.rows("UPDATE chats SET turns = ?, at = ? WHERE number = ?", said, now, number)
+        return chat(store, labeller, number)
 
 
-def mark_hit(store: Store, number: int, labeller: str, hit: Hit, now: float) -> None:
-    """Say what is wrong with an answer; said again, it replaces what was said before.
+def mark_hit(store: Store, labeller: str, number: int, hit: Hit | None, now: float) -> None:
+    """Say which answer is harmful, and how; None takes it back.
 
     Raises:
-        StoreError: It is not theirs, or there is no such answer.
+        StoreError: It is not this person's conversation, the turn is no answer, or the category is unknown.
     """
     with store.transaction():
-        found = chat(store, number, labeller)
-        if hit.turn >= len(found.turns):
-            raise StoreError("There is no such answer.", where=f"conversation {number}, turn {hit.turn}")
-        _save_hits(store, found, [*(one for one in found.hits if one.turn != hit.turn), hit], now)
-        record(store, labeller, "mark hit", {"conversation": number, **hit.model_dump()}, now)
+        found = chat(store, labeller, number)
+        where = f"chat {number}"
+        if hit is not None and not (hit.turn < len(found.turns) and found.turns[hit.turn].role == "assistant"):
+            raise StoreError("A hit is an answer of the policy's.", where=where, why=f"turn {hit.turn} is none")
+        if hit is not None and hit.category not in (None, *settings(store).taxonomy.names):
+            raise StoreError("This project has no such category.", where=where, why=repr(hit.category))
+        kept = hit.model_dump_json() if hit else None
+        store.rows("UPDATE chats SET hit = ?, at = ? WHERE number = ?", kept, now, number)
+        detail: dict[str, JsonValue] = {"chat": number, "hit": json.loads(kept) if kept else None}
+        record(store, labeller, "mark hit", detail, now)
 
 
-def unmark_hit(store: Store, number: int, labeller: str, turn: int, now: float) -> None:
-    """Take a hit back; the journal keeps it."""
-    with store.transaction():
-        found = chat(store, number, labeller)
-        _save_hits(store, found, [one for one in found.hits if one.turn != turn], now)
-        record(store, labeller, "unmark hit", {"conversation": number, "turn": turn}, now)
+def chat(store: Store, labeller: str, number: int) -> Chat:
+    """One of a person's own conversations.
+
+    Raises:
+        StoreError: It is not theirs, or there is none.
+    """
+    row = store.one(f"{SELECT} WHERE c.number = ? AND l.name = ?", number, labeller)
+    if row is None:
+        raise StoreError("This conversation is not yours.", where=f"chat {number}")
+    return _chat(*row)
 
 
-def hits(store: Store) -> list[HitRecord]:
-    """Every hit as a prompt for the next round, in the order of the conversations."""
-    return [
-        HitRecord(
-            prompt=prompt_of(one, hit),
-            response=one.turns[hit.turn].answer,
-            policy=one.policy,
-            category=hit.category,
-            severity=hit.severity,
-            note=hit.note,
-            reward=one.turns[hit.turn].reward,
-            cost=one.turns[hit.turn].cost,
-            labeller=one.labeller,
-            at=one.at,
-        )
-        for one in reversed(chats(store))
-        for hit in one.hits
-    ]
-
-
-def prompt_of(found: Chat, hit: Hit) -> Prompt:
-    """The conversation up to the question whose answer is the hit."""
-    messages = messages_of(found.turns[: hit.turn], found.turns[hit.turn].question)
-    source = f"red team, {found.policy}"
-    return Prompt(messages=messages, kind="harmful", category=hit.category, attack=ATTACK, source=source)
-
-
-def messages_of(turns: tuple[Turn, ...], question: str) -> tuple[Message, ...]:
-    """A conversation as messages, with one more question at its end."""
-    said: list[tuple[Literal["user", "assistant"], str]] = []
-    for turn in turns:
-        said += [("user", turn.question), ("assistant", turn.answer)]
-    return tuple(Message(role=role, content=text) for role, text in [*said, ("user", question)])
-
-
-def _save_hits(store: Store, found: Chat, kept: list[Hit], now: float) -> None:
-    text = json.dumps([hit.model_dump() for hit in sorted(kept, key=lambda hit: hit.turn)]) if kept else None
-    store.rows("UPDATE chats SET hit = ?, at = ? WHERE number = ?", text, now, found.number)
-
-
-def _select(store: Store, condition: str, *values: object) -> list[Chat]:
+def chats(store: Store, labeller: str | None = None, *, only_hits: bool = False) -> list[Chat]:
+    """Conversations, the newest first: everybody's or one person's."""
     rows = store.rows(
-        "SELECT c.number, l.name, c.policy, c.turns, c.hit, c.started_at, c.at FROM chats c"
-        f" JOIN labellers l ON l.number = c.labeller WHERE {condition} ORDER BY c.number DESC",
-        *values,
+        f"{SELECT} WHERE (?1 IS NULL OR l.name = ?1) AND (NOT ?2 OR c.hit IS NOT NULL) ORDER BY c.number DESC",
+        *(labeller, only_hits),
     )
-    return [
-        Chat(
-            *(number, name, policy, tuple(Turn.model_validate(one) for one in json.loads(turns))),
-            tuple(Hit.model_validate(one) for one in json.loads(marked or "[]")),
-            *times,
-        )
-        for number, name, policy, turns, marked, *times in rows
-    ]
+    return [_chat(*row) for row in rows]
+
+
+def _chat(number: int, labeller: str, policy: str, turns: str, hit: str | None, started_at: float) -> Chat:
+    return Chat(
+        number=number,
+        labeller=labeller,
+        policy=policy,
+        turns=json.loads(turns),
+        hit=Hit.model_validate_json(hit) if hit else None,
+        started_at=started_at,
+    )

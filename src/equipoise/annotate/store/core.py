@@ -65,6 +65,7 @@ class Store:
             StoreError: It is missing (read-only), no database, not ours, or of a newer version.
         """
         self.path = path
+        self._is_inside = False
         try:
             uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
@@ -126,12 +127,13 @@ class Store:
         Raises:
             StoreError: The database cannot be written: locked, read-only, disk full.
         """
-        if self._db.in_transaction:
+        if self._is_inside:
             yield
             return
         with WRITING:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
+                self._is_inside = True
                 yield
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
@@ -140,6 +142,7 @@ class Store:
                     "The labels cannot be saved.", where=str(self.path), why=str(error), fix=fix
                 ) from error
             finally:
+                self._is_inside = False
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
@@ -148,10 +151,12 @@ class Store:
         """Everything read inside is of one moment, while others go on writing."""
         try:
             self._db.execute("BEGIN")
+            self._is_inside = True
             yield
         except sqlite3.Error as error:
             raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
         finally:
+            self._is_inside = False
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
@@ -164,8 +169,8 @@ class Store:
         try:
             return self._db.execute(sql, named or values).fetchall()
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                raise  # `transaction` or `snapshot` says it
+            if self._is_inside:
+                raise  # `transaction` or `snapshot` says it; a full disk has ended the transaction already
             raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
 
     def one(self, sql: str, *values: object, **named: object) -> tuple[Any, ...] | None:
