@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from equipoise.annotate.store import project as projects
 from equipoise.annotate.store.core import STORE_FILE
-from equipoise.annotate.web import pages, security, signin
+from equipoise.annotate.web import labelling, options, pages, security, signin
 from equipoise.annotate.web.config import ServeConfig
 from equipoise.errors import EquipoiseError
 
@@ -46,6 +46,8 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
             Mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static"),
             Route("/", go_home),
             *signin.routes(),
+            *labelling.routes(),
+            *options.routes(),
         ],
         middleware=[Middleware(security.Guard)],
         exception_handlers={
