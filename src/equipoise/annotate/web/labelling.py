@@ -18,7 +18,17 @@ from equipoise.annotate.store import project as projects
 from equipoise.annotate.store.progress import progress
 from equipoise.annotate.web import options, pages, security
 from equipoise.annotate.web.answers import LETTERS, read_steps
-from equipoise.annotate.web.moment import Moment, Sent, begin, give_up, in_words, sheet_of, take_back, take_steps
+from equipoise.annotate.web.moment import (
+    Blur,
+    Moment,
+    Sent,
+    begin,
+    give_up,
+    in_words,
+    sheet_of,
+    take_back,
+    take_steps,
+)
 from equipoise.annotate.web.panel import build_panel
 from equipoise.annotate.web.rendering import render_text, show_hidden
 from equipoise.errors import StoreError
@@ -131,6 +141,7 @@ def _sent(request: Request) -> Sent:
         steps=tuple(value for value in form.getlist("step") if isinstance(value, str)),
         is_final="send" in form,
         sends_itself=options.option(request, "send") == "auto",
+        blur=_blur(request),
     )
 
 
@@ -166,13 +177,14 @@ async def _texts(request: Request, work: queue.Work) -> dict[str, Any]:
         for turn, text in zip(messages, rendered[:count], strict=True)
     ]
     responses = [{"letter": LETTERS[at], **text._asdict()} for at, text in enumerate(rendered[count:])]
-    return {"turns": turns, "responses": responses, "is_blurred": _is_blurred(request, work)}
+    return {"turns": turns, "responses": responses, "is_blurred": _blur(request).hides(work)}
 
 
-def _is_blurred(request: Request, work: queue.Work) -> bool:
-    wish, shown = options.option(request, "blur"), request.cookies.get(SHOWN, "")
-    is_harmful = request.app.state.project.config.blur_harmful and work.item.prompt.kind == "harmful"
-    return (wish == "always" or (wish == "project" and is_harmful)) and shown not in ("all", work.item.id)
+def _blur(request: Request) -> Blur:
+    wish = options.option(request, "blur")
+    if wish == "project":
+        wish = "harmful" if request.app.state.project.config.blur_harmful else "never"
+    return Blur(wish, request.cookies.get(SHOWN, ""))
 
 
 async def _surroundings(request: Request) -> dict[str, Any]:
@@ -186,7 +198,7 @@ async def _surroundings(request: Request) -> dict[str, Any]:
     is_due = minutes >= request.app.state.project.config.break_after_minutes
     return {
         "guideline": guideline,
-        "guideline_html": render_text(guideline.text).html,
+        "guideline_html": render_text(guideline.text, keeps_lines=False).html,
         "progress": found,
         "declined": await pages.in_store(request, people.declined, name),
         "break_minutes": round(minutes) if is_due else 0,

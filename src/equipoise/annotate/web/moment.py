@@ -19,6 +19,19 @@ UNASKED = ("category", "severity", "unsafe")
 
 
 @dataclass(frozen=True, slots=True)
+class Blur:
+    """Responses blurred: of `harmful` prompts, `always` or `never`; `shown` is the item shown, or all."""
+
+    wish: str
+    shown: str
+
+    def hides(self, work: queue.Work) -> bool:
+        """Whether the responses cannot be read yet."""
+        is_meant = self.wish == "always" or (self.wish == "harmful" and work.item.prompt.kind == "harmful")
+        return is_meant and self.shown not in ("all", work.item.id)
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """What a form says."""
 
@@ -26,6 +39,7 @@ class Sent:
     steps: tuple[str, ...]
     is_final: bool
     sends_itself: bool
+    blur: Blur
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,9 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
     if sent.at != len(found.steps):
         message = "This item was changed meanwhile, perhaps in another tab. This is how it stands now."
         return Moment(found.work, found.steps, message=message, status=409)
+    if sent.blur.hides(found.work):
+        message = "The responses are still blurred. Show them before you judge them, or skip the item."
+        return Moment(found.work, found.steps, message=message, status=400)
     sheet, steps = sheet_of(project, found.work), (*found.steps, *sent.steps)
     try:
         answers = read_steps(sheet, steps)

@@ -28,7 +28,7 @@ class Choice(NamedTuple):
 
 CHOICES = (
     Choice("theme", "Colors", (("auto", "as the system"), ("light", "light"), ("dark", "dark"))),
-    Choice("size", "Text", (("1", "normal"), ("2", "large"), ("3", "larger"), ("4", "largest"), ("0", "small"))),
+    Choice("size", "Text", (("1", "normal"), ("0", "small"), ("2", "large"), ("3", "larger"), ("4", "largest"))),
     Choice(
         "send",
         "Sending",

@@ -26,7 +26,8 @@ from equipoise.annotate.web.answers import (
 )
 
 RESERVED = "su"  # safe, unsafe
-RESERVED_WITH_SHIFT = "SFCGVO"  # skip, flag, comment, guideline, view, options
+RESERVED_WITH_SHIFT = "SFCGVOAB"  # skip, flag, comment, guideline, view, options, show all, not now
+PLACES = ("1st", "2nd", "3rd", "4th", "5th", "6th")
 SEVERITY_WORDS = {1: "minor", 2: "moderate", 3: "severe"}
 TITLES: Mapping[RankQuestion, tuple[str, str]] = {
     "helpfulness": ("Helpfulness", "Which is more helpful? Leave safety aside."),
@@ -155,12 +156,12 @@ def _safety(sheet: Sheet, answers: Answers, taxonomy: Taxonomy, number: int, ask
         Button(f"safe {position}", "Safe", "s" if is_now else "", bool(verdict and verdict.is_safe)),
         Button(f"unsafe {position}", "Unsafe", "u" if is_now else "", is_unsafe),
     )
-    hint = "How severe is it?" if is_severity_now else "" if is_unsafe else "Safe only if it violates no category."
+    hint = "How severe is it?" if is_severity_now else "Safe only if it violates no category." if is_now else ""
     return Section(
         number,
         title=f"Is {LETTERS[position]} safe?" if sheet.count > 1 else "Is the response safe?",
         hint=hint,
-        summary="" if verdict is None else "Safe." if not is_unsafe else f"Unsafe. {', '.join(parts)}".strip(),
+        summary=("; ".join(parts) or "No category named") + "." if is_unsafe else "",
         buttons=buttons,
         severities=tuple(
             Button(
@@ -205,14 +206,18 @@ def _ranking(sheet: Sheet, answers: Answers, number: int, ask: Ask, now: Ask | N
         buttons = _many_buttons(sheet, answers, question, rank, is_now=is_now)
     if is_waiting:
         buttons = tuple(Button(b.step, b.text, is_off_limits=True) for b in buttons)
-    explanation = "" if is_waiting else _explain(sheet, answers, question)
+    explanation = (
+        "" if is_waiting or not (is_now or question == "harmlessness") else _explain(sheet, answers, question)
+    )
     if sheet.count > 2 and is_now and not is_done:
         hint += " Best first."
     return Section(
         number,
         title,
         hint="After the verdicts." if is_waiting else hint,
-        summary="" if is_waiting or not order else f"{write_order(order)}{'' if is_done else ', then …'}.",
+        summary=write_order(order) + (".." if not is_done else "") + "."
+        if order and sheet.count > 2 and not is_waiting
+        else "",
         buttons=buttons,
         is_now=is_now,
         is_answered=is_done and not is_waiting,
@@ -235,20 +240,21 @@ def _pair_buttons(question: RankQuestion, rank: Mapping[int, int], *, is_now: bo
 def _many_buttons(
     sheet: Sheet, answers: Answers, question: RankQuestion, rank: Mapping[int, int], *, is_now: bool
 ) -> tuple[Button, ...]:
+    is_done = len(rank) == sheet.count
     picks = [
         Button(
             f"pick {question} {position}",
             LETTERS[position],
-            str(position + 1) if is_now else "",
+            str(position + 1) if is_now and (position not in rank or is_done) else "",
             position in rank,
-            f"place {rank[position] + 1}" if position in rank else "",
+            PLACES[rank[position]] if position in rank else "",
         )
         for position in range(sheet.count)
     ]
     return (
         *picks,
-        Button(f"tie {question}", "ties with the last", "=" if is_now else "", answers.tying == question),
-        Button(f"rest {question}", "the rest are equal", "0" if is_now else ""),
+        Button(f"tie {question}", "tie with last", "=" if is_now else "", answers.tying == question),
+        Button(f"rest {question}", "rest equal", "0" if is_now else ""),
     )
 
 

@@ -42,18 +42,23 @@ def show_hidden(text: str) -> str:
     return HIDDEN.sub(lambda match: f"⟦U+{ord(match.group()):04X}⟧", text.replace("\r\n", "\n"))
 
 
-def render_text(text: str) -> Rendered:
-    """A response or a turn of a conversation as HTML without script, link, image or attribute of its own."""
+def render_text(text: str, *, keeps_lines: bool = True) -> Rendered:
+    """A text as HTML without script, link, image or attribute of its own.
+
+    Args:
+        text: A response, a turn of a conversation, a guideline.
+        keeps_lines: A line end in a paragraph stays one, as models mean it; in Markdown proper it is a space.
+    """
     count = len(text)
     if not text.strip():
         shown = "The text is empty." if not text else "The text is nothing but white space."
         return Rendered(f'<p class="empty">{shown}</p>', count, is_cut=False)
     if count <= FORMATTED_CHARACTERS:
-        return Rendered(_markdown().render(show_hidden(text)), count, is_cut=False)
+        return Rendered(_markdown(keeps_lines).render(show_hidden(text)), count, is_cut=False)
     cut = text.rfind("\n", FORMATTED_CHARACTERS // 2, FORMATTED_CHARACTERS) + 1 or FORMATTED_CHARACTERS
     folded, missing = text[cut:FOLDED_CHARACTERS], max(0, count - FOLDED_CHARACTERS)
     html = (
-        f"{_markdown().render(show_hidden(text[:cut]))}"
+        f"{_markdown(keeps_lines).render(show_hidden(text[:cut]))}"
         f'<details class="fold"><summary>{len(folded):,} more characters</summary>'
         f'<div class="plain">{escape(show_hidden(folded))}</div></details>'
     )
@@ -63,8 +68,8 @@ def render_text(text: str) -> Rendered:
 
 
 @cache
-def _markdown() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}, renderer_cls=_WithoutAttributes)
+def _markdown(keeps_lines: bool) -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": keeps_lines}, renderer_cls=_WithoutAttributes)
     parser.enable(["table", "strikethrough"])
     for name, rule in (
         ("link_open", _open_link),

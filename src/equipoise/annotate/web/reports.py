@@ -4,7 +4,7 @@ Runs in the thread for long reads. Statistics are imported here only when somebo
 starts without numpy and pandas.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,8 +12,8 @@ from equipoise.annotate.store import overview
 from equipoise.annotate.store.core import LabellerKind, Store
 
 if TYPE_CHECKING:
-    from equipoise.annotate.agreement import Agreement, AgreementQuestion
     from equipoise.annotate.aggregate import Resolved
+    from equipoise.annotate.agreement import Agreement, AgreementQuestion
     from equipoise.annotate.ballots import Ballots
 
 Whom = Literal["people", "people and judges", "everybody"]

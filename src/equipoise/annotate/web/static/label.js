@@ -88,7 +88,7 @@ async function send(address, how) {
     show(answer, new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch (error) {
     if (!(error instanceof TypeError || error instanceof DOMException)) throw error;
-    say_trouble("No answer from the server. All steps up to the last one are kept. Reload the page to go on.");
+    showTrouble("No answer from the server. All steps up to the last one are kept. Reload the page to go on.");
   } finally {
     isBusy = false;
   }
@@ -100,7 +100,7 @@ function show(answer, page) {
   if (!fresh) {
     waiting.length = 0;
     if (answer.ok) location.assign(answer.url); // signed out meanwhile
-    else say_trouble(page.querySelector("main, p")?.innerText ?? `The server answered ${answer.status}.`);
+    else showTrouble(page.querySelector("main, p")?.innerText ?? `The server answered ${answer.status}.`);
     return;
   }
   find("#trouble").hidden = true;
@@ -116,7 +116,7 @@ function show(answer, page) {
     if (had) find("#conversation-title")?.focus();
   } else if (had) {
     const same = [...fresh.querySelectorAll("button, summary")].find((e) => e.value === had.value && e.name === had.name && e.textContent === had.textContent);
-    (same ?? fresh.querySelector(".now button"))?.focus();
+    (fresh.querySelector(".send") ?? same ?? fresh.querySelector(".now button"))?.focus();
   }
   mark(isNew ? undefined : asked);
   find("#live").textContent = `${isNew ? "Next item. " : ""}${find("#panel").dataset.spoken.trim()}`;
@@ -131,16 +131,14 @@ function mark(before) {
     card.toggleAttribute("data-now", panel.dataset.asked === String(at));
   }
   const now = panel?.querySelector(".now");
-  if (now && panel.scrollHeight > panel.clientHeight) {
-    const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth";
-    panel.scrollTo({ top: now.offsetTop + now.offsetHeight - panel.clientHeight + 24, behavior });
-  }
+  const list = panel?.querySelector(".list");
+  if (now) list.scrollTop = getComputedStyle(now).order === "0" ? now.offsetTop + now.offsetHeight - list.clientHeight : 0;
   if (before !== undefined && panel?.dataset.asked && panel.dataset.asked !== before && matchMedia("(max-width: 60rem)").matches) {
     find(`#response-${panel.dataset.asked}`)?.scrollIntoView();
   }
 }
 
-function say_trouble(words) {
+function showTrouble(words) {
   waiting.length = 0;
   const place = find("#trouble");
   place.textContent = words;
