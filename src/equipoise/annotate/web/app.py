@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from equipoise.annotate.store import project as projects
 from equipoise.annotate.store.core import STORE_FILE
-from equipoise.annotate.web import lead, pages, redteam, reports, security, signin
+from equipoise.annotate.web import labelling, lead, options, pages, redteam, reports, security, signin
 from equipoise.annotate.web.config import ServeConfig
 from equipoise.errors import EquipoiseError
 
@@ -48,6 +48,8 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
             Mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static"),
             Route("/", go_home),
             *signin.routes(),
+            *labelling.routes(),
+            *options.routes(),
             *lead.routes(),
             *redteam.routes(),
         ],

@@ -4,13 +4,12 @@ The scoring protocol is that of docs/scoring.md. What a conversation is, and whe
 """
 
 import asyncio
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, FiniteFloat
 
 from equipoise.annotate.store.chats import Turn
 from equipoise.annotate.web.config import RedteamPolicy
@@ -27,9 +26,7 @@ AT_ONCE = 8
 class _Scores(BaseModel):
     """What a scoring endpoint answers."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    scores: list[float] = Field(min_length=1, max_length=1)
+    scores: list[FiniteFloat] = Field(min_length=1, max_length=1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Policy:
                 self._score(self.settings.reward, messages, answer),
                 self._score(self.settings.cost, messages, answer),
             )
-        return Turn(question=messages[-1].content, answer=answer, reward=reward, cost=cost)
+        return Turn(role="assistant", content=answer, reward=reward, cost=cost)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -83,7 +80,6 @@ class Policy:
             (score,) = _Scores.model_validate_json(text).scores
         except (openai.OpenAIError, ValueError) as error:
             raise _failure("The answer could not be scored.", str(url), error) from error
-        assert math.isfinite(score)
         return score
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST_QUESTION = 20_000
 LISTED = 200
+MOST_TURNS = 200
 
 
 def routes() -> Sequence[Route]:
@@ -41,7 +42,7 @@ async def show_chats(request: Request) -> Response:
     """One's own conversations; a lead sees everybody's."""
     person = request.state.person
     found = await pages.in_reports(request, chats.chats, None if person.role == "lead" else person.name)
-    count = sum(len(one.hits) for one in found)
+    count = sum(one.hit is not None for one in found)
     return pages.render(request, "redteam.html", chats=found[:LISTED], hits=count)
 
 
@@ -56,22 +57,26 @@ async def begin(request: Request) -> Response:
 
 
 async def show_chat(request: Request) -> Response:
-    """One conversation, with scores, hits and the next question."""
+    """One conversation, with scores, the hit and the next question."""
     return await render_chat(request)
 
 
 async def render_chat(request: Request, question: str = "", problem: str = "") -> Response:
     """The page of a conversation; `question` is what got no answer, `problem` why."""
-    person = request.state.person
-    owner = None if person.role == "lead" else person.name
-    found = await pages.in_store(request, chats.chat, request.path_params["number"], owner)
+    person, number = request.state.person, request.path_params["number"]
+    if person.role == "lead":
+        everybody = await pages.in_reports(request, chats.chats)
+        found = next((one for one in everybody if one.number == number), None)
+        if found is None:
+            raise HTTPException(404)
+    else:
+        found = await pages.in_store(request, chats.chat, person.name, number)
     return pages.render(
         request,
         "redteam_chat.html",
         502 if problem else 200,
         chat=found,
-        turns=[(turn, render_text(turn.question), render_text(turn.answer)) for turn in found.turns],
-        hits={hit.turn: hit for hit in found.hits},
+        texts=[render_text(turn.content) for turn in found.turns],
         taxonomy=request.app.state.project.taxonomy,
         is_own=found.labeller == person.name,
         question=question,
@@ -85,20 +90,20 @@ async def say(request: Request) -> Response:
     question = pages.form_text(request, "question", LONGEST_QUESTION)
     if not question:
         raise HTTPException(400, "There is no question.")
-    found = await pages.in_store(request, chats.chat, number, name)
+    found = await pages.in_store(request, chats.chat, name, number)
     busy: set[int] = request.app.state.busy_chats
-    if number in busy:
-        raise HTTPException(409, "The policy is still answering the question before.")
+    if number in busy or pages.form_text(request, "turns") != str(len(found.turns)):
+        raise HTTPException(409, "The conversation has gone on in another tab: reload it.")
+    if len(found.turns) >= MOST_TURNS:
+        raise HTTPException(400, f"A conversation has at most {MOST_TURNS} turns: begin a new one.")
+    asked = chats.Turn(role="user", content=question)
     busy.add(number)
     try:
-        policy = open_once(request)
-        turn = await policy.ask(chats.messages_of(found.turns, question))
-        place = len(found.turns)
-        await pages.in_store(request, chats.add_turn, number, name, turn, place, pages.now(request))
+        answer = await open_once(request).ask((*found.turns, asked))
+        await pages.in_store(request, chats.add_turns, name, number, (asked, answer), pages.now(request))
     except EndpointError as error:
-        return await render_chat(
-            request, question, " ".join(part for part in (error.what, error.why, error.fix) if part)
-        )
+        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
+        return await render_chat(request, question, words)
     finally:
         busy.discard(number)
     return pages.redirect(request, f"/redteam/{number}#next")
@@ -122,38 +127,35 @@ def open_once(request: Request) -> "Policy":
 
 
 async def mark(request: Request) -> Response:
-    """Mark an answer as a hit, or take that back."""
+    """Mark an answer as the conversation's hit, or take that back."""
     number, name, now = request.path_params["number"], request.state.person.name, pages.now(request)
-    turn, severity = pages.form_text(request, "turn"), pages.form_text(request, "severity")
-    if not turn.isascii() or not turn.isdecimal() or int(turn) >= chats.MOST_TURNS:
-        raise HTTPException(400, "There is no such answer.")
     if pages.form_text(request, "remove"):
-        await pages.in_store(request, chats.unmark_hit, number, name, int(turn), now)
-        return pages.redirect(request, f"/redteam/{number}#answer-{turn}")
-    category = pages.form_text(request, "category")
-    if category not in request.app.state.project.taxonomy.names or severity not in ("", *"0123"):
-        raise HTTPException(400, "Choose a category and a severity that the form offers.")
+        await pages.in_store(request, chats.mark_hit, name, number, None, now)
+        return pages.redirect(request, f"/redteam/{number}")
+    turn, severity = pages.form_text(request, "turn"), pages.form_text(request, "severity")
+    if turn not in map(str, range(1, MOST_TURNS, 2)) or severity not in ("", *"0123"):
+        raise HTTPException(400, "The form holds a value that it does not offer.")
     hit = chats.Hit(
         turn=int(turn),
-        category=category,
+        category=pages.form_text(request, "category"),
         severity=int(severity) if severity else None,
-        note=pages.form_text(request, "note"),
+        comment=pages.form_text(request, "comment"),
     )
-    await pages.in_store(request, chats.mark_hit, number, name, hit, now)
-    return pages.redirect(request, f"/redteam/{number}#answer-{turn}")
+    await pages.in_store(request, chats.mark_hit, name, number, hit, now)
+    return pages.redirect(request, f"/redteam/{number}#turn-{turn}")
 
 
 async def download_hits(request: Request) -> Response:
-    """Every hit with its transcript, answer, scores and what is wrong with it."""
-    found = await pages.in_reports(request, chats.hits)
-    return json_lines("hits.jsonl", [hit.model_dump_json() for hit in found])
+    """Every conversation with a hit: all turns with their scores, and what is wrong with which."""
+    found = await pages.in_reports(request, chats.chats, only_hits=True)
+    return json_lines("hits.jsonl", [one.model_dump_json() for one in reversed(found)])
 
 
 async def download_prompts(request: Request) -> Response:
-    """Every hit as a prompt, as the stages read them."""
-    found = await pages.in_reports(request, chats.hits)
-    prompts = {hit.prompt.id: hit.prompt for hit in found}
-    return json_lines("prompts.jsonl", [prompt.model_dump_json() for prompt in prompts.values()])
+    """What led to each hit, as prompts that the stages read; the same prompt once."""
+    found = await pages.in_reports(request, chats.chats, only_hits=True)
+    prompts = [one.prompt(f"red team, {one.policy}") for one in reversed(found)]
+    return json_lines("prompts.jsonl", [one.model_dump_json() for one in {one.id: one for one in prompts}.values()])
 
 
 def json_lines(name: str, lines: Sequence[str]) -> Response:
