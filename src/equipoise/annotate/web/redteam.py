@@ -155,7 +155,9 @@ async def download_prompts(request: Request) -> Response:
     """What led to each hit, as prompts that the stages read; the same prompt once."""
     found = await pages.in_reports(request, chats.chats, only_hits=True)
     prompts = [one.prompt(f"red team, {one.policy}") for one in reversed(found)]
-    return json_lines("prompts.jsonl", [one.model_dump_json() for one in {one.id: one for one in prompts}.values()])
+    return json_lines(
+        "prompts.jsonl", [one.model_dump_json() for one in {one.id: one for one in prompts}.values()]
+    )
 
 
 def json_lines(name: str, lines: Sequence[str]) -> Response:
