@@ -25,6 +25,7 @@ from equipoise.annotate.labels import (
     check_item,
     check_ranks,
     check_verdict,
+    question_of,
 )
 from equipoise.annotate.store.schema import check_version, migrate
 from equipoise.errors import StoreError
@@ -35,6 +36,8 @@ Key = tuple[int, int]
 """Row numbers of an item and a labeller."""
 STORE_FILE = "labels.sqlite"
 LOCK_SECONDS = 10.0
+ITEM = "i.prompt, i.responses, i.questions, i.source, i.repeat"
+"""What `item_of` takes, of a row `i`."""
 WRITING = threading.RLock()
 """Held to write: threads of one process take turns. SQLite's own wait, for other processes, sleeps and polls."""
 INSERT_VERDICT = "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -50,7 +53,7 @@ FINISH = """
                 WHERE v.item = assignments.item AND v.labeller = assignments.labeller)
             + (SELECT count(*) FROM rankings r
                 WHERE r.item = assignments.item AND r.labeller = assignments.labeller)
-            = (SELECT sum(CASE q.value WHEN 'safety' THEN json_array_length(i.responses) ELSE 1 END)
+            = (SELECT sum(iif(q.value IN ('safety', 'refusal'), json_array_length(i.responses), 1))
                 FROM items i, json_each(i.questions) q WHERE i.number = assignments.item)
 """
 
@@ -189,9 +192,9 @@ class Store:
                 check_item(item)
                 row = (item.prompt.model_dump_json(), *(json.dumps(v) for v in (item.responses, item.questions)))
                 self._db.execute(
-                    "INSERT INTO items (id, prompt, responses, questions, source) VALUES (?, ?, ?, ?, ?)"
-                    " ON CONFLICT (id) DO NOTHING",
-                    (item.id, *row, item.source),
+                    "INSERT INTO items (id, prompt, responses, questions, source, repeat)"
+                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                    (item.id, *row, item.source, item.repeat),
                 )
                 (kept,) = self._one("SELECT questions FROM items WHERE id = ?", item.id)
                 _must_equal(kept, row[2], f"item {item.id}", "The item is there with other questions.")
@@ -257,7 +260,7 @@ class Store:
                 key = (item, self.find_labeller(label.labeller))
                 if not self._one("SELECT count(*) FROM assignments WHERE item = ? AND labeller = ?", *key)[0]:
                     raise StoreError("The item was not assigned to the labeller.", where=where)
-                question = "safety" if isinstance(label, VerdictLabel) else label.question
+                question = question_of(label)
                 if question not in questions:
                     raise StoreError(f"The item does not ask about {question}.", where=where)
                 self._add_label(key, label, count, now)
@@ -277,6 +280,8 @@ class Store:
             part, insert, select = label.question, INSERT_RANKING, SELECT_RANKING
         if not self._db.execute(insert, (*key, part, value, now)).rowcount:
             (kept,) = self._one(select, *key, part)
+            if isinstance(label, VerdictLabel):  # written before verdicts had all of today's fields
+                kept = Verdict.model_validate_json(kept).model_dump_json()
             _must_equal(kept, value, f"{where}, {part}", "There is another label already.")
 
     def _check_consistency(self, key: Key, where: str) -> None:
@@ -293,7 +298,7 @@ class Store:
 
     def items(self) -> Iterator[Item]:
         """Every item, in the order they were added."""
-        for row in self._db.execute("SELECT prompt, responses, questions, source FROM items ORDER BY number"):
+        for row in self._db.execute(f"SELECT {ITEM} FROM items i ORDER BY number"):
             yield item_of(*row)
 
     def labellers(self) -> dict[str, LabellerKind]:
@@ -351,13 +356,14 @@ class Store:
         return int(row[0])
 
 
-def item_of(prompt: str, responses: str, questions: str, source: str) -> Item:
-    """The item in these four columns."""
+def item_of(prompt: str, responses: str, questions: str, source: str, repeat: int) -> Item:
+    """The item in these columns."""
     return Item(
         prompt=Prompt.model_validate_json(prompt),
         responses=json.loads(responses),
         questions=json.loads(questions),
         source=source,
+        repeat=repeat,
     )
 
 

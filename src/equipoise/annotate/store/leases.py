@@ -28,9 +28,12 @@ DECLINED = """(
     OR EXISTS (SELECT 1 FROM verdicts v, json_each(v.verdict, '$.categories') c
         JOIN declined d ON d.labeller = :me AND d.category = c.value WHERE v.item = i.number))"""
 """The prompt itself, or somebody, names a category that the labeller does not want to see."""
+ON_SCREEN = """i.questions != '["refusal"]'"""
+"""Nobody is asked here whether a response refuses: such items come with their labels."""
 NEXT = f"""
     SELECT i.number FROM items i
     WHERE i.done < :overlap AND NOT EXISTS ({MINE}) AND NOT EXISTS ({GOLD}) AND {PLACES} < :overlap
+        AND {ON_SCREEN}
         AND (NOT :declines OR NOT {DECLINED})
     ORDER BY i.done DESC, i.number LIMIT 1
 """
@@ -39,7 +42,9 @@ NEXT_GOLD = f"""
     WHERE NOT EXISTS ({MINE}) AND (NOT :declines OR NOT {DECLINED})
     ORDER BY i.number LIMIT 1
 """
-NEXT_OF_ALL = f"SELECT i.number FROM items i WHERE NOT EXISTS ({MINE}) ORDER BY i.number LIMIT 1"
+NEXT_OF_ALL = f"""
+    SELECT i.number FROM items i WHERE NOT EXISTS ({MINE}) AND {ON_SCREEN} ORDER BY i.number LIMIT 1
+"""
 OWN = f"""
     SELECT i.number FROM assignments m JOIN items i ON i.number = m.item
     WHERE m.labeller = :me AND m.state IN ('open', 'reopened') AND (
