@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linprog
 from scipy.stats import norm
 from statsmodels.genmod.families import Binomial  # type: ignore[import-untyped]
 from statsmodels.genmod.generalized_linear_model import GLM  # type: ignore[import-untyped]
@@ -130,6 +131,26 @@ def ppi_mean(labels: Floats, predictions: Floats, unlabelled: Floats, *, confide
         n_predicted=n_predicted,
         power=power,
     )
+
+
+def has_finite_fit(design: Floats, outcomes: Floats) -> bool:
+    """Whether a logistic regression without intercept has a finite and unique maximum.
+
+    It has none where some combination of covariates separates the outcomes, or says nothing at all: where a
+    direction w ≠ 0 has s·x·w ≥ 0 for every row x, s = ±1 its outcome (both for ½). Found by a linear program over
+    the box |w| ≤ 1 (Albert & Anderson 1984; Konis 2007).
+
+    Args:
+        design: (n, k) covariates.
+        outcomes: (n,) each 0, ½ or 1.
+    """
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return False
+    signed = np.concatenate([design[outcomes > 0], -design[outcomes < 1]])
+    if not len(signed):
+        return False
+    found = linprog(-signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    return found.fun is not None and float(found.fun) > -1e-9
 
 
 def fit_logistic(design: Floats, outcomes: Floats, clusters: Sequence[object]) -> LogisticFit:
