@@ -8,6 +8,25 @@ from pydantic import Field, model_validator
 from equipoise.config import Config
 
 
+class ProjectConfig(Config):
+    """What a team is asked, and how the work is dealt out."""
+
+    title: str = Field("Labelling", min_length=1, max_length=200, description="Shown at the top of every page.")
+    overlap: int = Field(3, ge=1, le=100, description="People who answer each item.")
+    responses_per_item: int = Field(4, ge=2, le=6, description="Most responses ranked together, K, on import.")
+    taxonomy: str = Field(
+        "beavertails14",
+        description="Harm categories: beavertails14, pku19, or a TOML or JSON file of your own, read once.",
+    )
+    severity: bool = Field(False, description="Ask how severe an unsafe response is, 0 to 3.")
+    lease_minutes: float = Field(30, gt=0, le=1440, description="Idle time after which an item goes to others.")
+    break_after_minutes: float = Field(50, gt=0, description="Work without a pause after which one is suggested.")
+    blur_harmful: bool = Field(True, description="Blur what is known to be harmful until it is wanted.")
+    gold_share: float = Field(
+        0.05, ge=0, le=1, description="Share of gold items among those handed out, while there are any."
+    )
+
+
 class SimulateConfig(Config):
     """Ask a panel of simulated labellers about finished responses."""
 

@@ -11,10 +11,12 @@ helpful, the least harmful); equal ranks are a tie.
 import hashlib
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue
 
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Record, Verdict
@@ -71,6 +73,42 @@ class RankingLabel:
 
 
 Label = VerdictLabel | RankingLabel
+
+
+class Draft(Record):
+    """A labeller's answers about one item, finished or not, in the item's own order."""
+
+    verdicts: dict[int, Verdict] = Field({}, description="By the response's position.")
+    rankings: dict[RankQuestion, tuple[int, ...]] = Field({}, description="Ranks, by question; 0 is best.")
+    screen: dict[str, JsonValue] = Field({}, description="What the screen remembers besides; never exported.")
+
+    @classmethod
+    def of(cls, labels: Iterable[Label]) -> Self:
+        """The answers that the labels of one item and labeller are."""
+        verdicts, rankings = dict[int, Verdict](), dict[RankQuestion, tuple[int, ...]]()
+        for label in labels:
+            if isinstance(label, VerdictLabel):
+                verdicts[label.position] = label.verdict
+            else:
+                rankings[label.question] = label.ranks
+        return cls(verdicts=verdicts, rankings=rankings)
+
+    def labels(self, item: str, labeller: str) -> list[Label]:
+        """The answers as labels."""
+        verdicts = [VerdictLabel(item, labeller, at, verdict) for at, verdict in sorted(self.verdicts.items())]
+        asked = [question for question in RANK_QUESTIONS if question in self.rankings]
+        return [*verdicts, *(RankingLabel(item, labeller, q, self.rankings[q]) for q in asked)]
+
+    def is_same(self, other: Self) -> bool:
+        """Whether both hold the same answers, whatever the screen remembers."""
+        return (self.verdicts, self.rankings) == (other.verdicts, other.rankings)
+
+
+def missing_answers(item: Item, draft: Draft) -> list[str]:
+    """What the item asks and the draft leaves open, such as `safety 0` or `helpfulness`."""
+    places = [f"safety {n}" for n in range(len(item.responses)) if n not in draft.verdicts]
+    rankings = [q for q in RANK_QUESTIONS if q in item.questions and q not in draft.rankings]
+    return [*(places if "safety" in item.questions else []), *rankings]
 
 
 def check_item(item: Item) -> None:

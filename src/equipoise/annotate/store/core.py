@@ -1,12 +1,14 @@
-"""The labelling database: one SQLite file in WAL mode, and the only SQL on labels in this package.
+"""The labelling database: one SQLite file in WAL mode, with items, labellers, assignments and labels.
 
 Everything added twice is there once; adding something different under the same identity is refused. Identity is
 item, labeller and question (and the response's position, for safety); the time of labelling is kept beside it.
-What makes an item or label impossible is in `labels`; no statistics, no files but the database.
+What is acknowledged is on the disk. What makes an item or label impossible is in `labels`; who labels what, and
+when, is in the modules beside this one, which hold all other SQL. No statistics, no files but the database.
 """
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +35,24 @@ Key = tuple[int, int]
 """Row numbers of an item and a labeller."""
 STORE_FILE = "labels.sqlite"
 LOCK_SECONDS = 10.0
+WRITING = threading.RLock()
+"""Held to write: threads of one process take turns. SQLite's own wait, for other processes, sleeps and polls."""
 INSERT_VERDICT = "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 SELECT_VERDICT = "SELECT verdict FROM verdicts WHERE item = ? AND labeller = ? AND position = ?"
 INSERT_RANKING = "INSERT INTO rankings VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 SELECT_RANKING = "SELECT ranks FROM rankings WHERE item = ? AND labeller = ? AND question = ?"
+FINISH = """
+    UPDATE assignments SET state = 'done', finished_at = ?, leased_until = NULL, draft = NULL,
+        turn = (SELECT coalesce(max(turn), 0) + 1 FROM assignments WHERE labeller = ?),
+        guideline = (SELECT max(version) FROM guidelines)
+    WHERE item = ? AND labeller = ? AND state != 'done'
+        AND (SELECT count(*) FROM verdicts v
+                WHERE v.item = assignments.item AND v.labeller = assignments.labeller)
+            + (SELECT count(*) FROM rankings r
+                WHERE r.item = assignments.item AND r.labeller = assignments.labeller)
+            = (SELECT sum(CASE q.value WHEN 'safety' THEN json_array_length(i.responses) ELSE 1 END)
+                FROM items i, json_each(i.questions) q WHERE i.number = assignments.item)
+"""
 
 
 class Store:
@@ -65,8 +81,10 @@ class Store:
     def _prepare(self, read_only: bool) -> None:
         check_version(self._db, self.path)
         if not read_only:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            migrate(self._db, self.path)
+            with WRITING:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                migrate(self._db, self.path)
+        self._db.execute("PRAGMA synchronous = FULL")  # a commit has reached the disk when it returns
         self._db.execute("PRAGMA foreign_keys = ON")
 
     def __enter__(self) -> Self:
@@ -86,6 +104,21 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError("The labelling database is in use.", where=str(self.path), why=str(error)) from error
 
+    def scrub(self) -> None:
+        """Rewrite the file without what was deleted or replaced, and empty the write-ahead log.
+
+        Raises:
+            StoreError: Somebody is reading; it can be done again later.
+        """
+        try:
+            with WRITING:
+                self._db.execute("VACUUM")
+                is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise StoreError("The file cannot be rewritten.", where=str(self.path), why=str(error)) from error
+        if is_busy:
+            raise StoreError("The file is in use: old pages are still there.", where=str(self.path), fix="Again.")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is kept together or not at all; inside another transaction, part of that one.
@@ -96,15 +129,49 @@ class Store:
         if self._db.in_transaction:
             yield
             return
+        with WRITING:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                fix = "Free space on the disk, then do it again." if _is_full(error) else ""
+                raise StoreError(
+                    "The labels cannot be saved.", where=str(self.path), why=str(error), fix=fix
+                ) from error
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside is of one moment, while others go on writing."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("BEGIN")
             yield
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StoreError("The labels cannot be saved.", where=str(self.path), why=str(error)) from error
+            raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+    def rows(self, sql: str, *values: object, **named: object) -> list[tuple[Any, ...]]:
+        """Run one statement, with its values in order or by name, and return its rows; for this package's modules.
+
+        Raises:
+            StoreError: The database refuses it.
+        """
+        try:
+            return self._db.execute(sql, named or values).fetchall()
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                raise  # `transaction` or `snapshot` says it
+            raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
+
+    def one(self, sql: str, *values: object, **named: object) -> tuple[Any, ...] | None:
+        """The first row, if there is one."""
+        rows = self.rows(sql, *values, **named)
+        return rows[0] if rows else None
 
     def add_items(self, items: Iterable[Item]) -> None:
         """Add items; one that is there already stays as it is.
@@ -141,7 +208,7 @@ class Store:
                 _must_equal(kept, kind, f"labeller {name!r}", "The labeller is known as another kind.")
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
-        """Give items to labellers, each item at most once to each labeller.
+        """Keep items for labellers, each item at most once for each labeller, until they are answered.
 
         Raises:
             StoreError: Unknown item or labeller, `shown` is no order of the responses, or it is assigned
@@ -149,21 +216,28 @@ class Store:
         """
         with self.transaction():
             for given in assignments:
-                item, count, _ = self._item(given.item)
-                labeller, where = self._labeller(given.labeller), _where(given.item, given.labeller)
+                item, count, _ = self.find_item(given.item)
+                labeller, where = self.find_labeller(given.labeller), _where(given.item, given.labeller)
                 if sorted(given.shown) != list(range(count)):
                     raise StoreError("`shown` is no order of the responses.", where=where, why=f"{given.shown}")
                 shown = json.dumps(given.shown)
                 self._db.execute(
-                    "INSERT INTO assignments VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (item, labeller, shown)
+                    "INSERT INTO assignments (item, labeller, shown) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                    (item, labeller, shown),
                 )
                 (kept,) = self._one(
                     "SELECT shown FROM assignments WHERE item = ? AND labeller = ?", item, labeller
                 )
                 _must_equal(kept, shown, where, "The labeller has this item already, in another order.")
 
-    def add_labels(self, labels: Sequence[Label]) -> None:
+    def add_labels(self, labels: Sequence[Label], now: float | None = None) -> None:
         """Add labels, all or none; a label that is there already with the same value changes nothing.
+
+        An assignment whose questions all have labels is done.
+
+        Args:
+            labels: Of any items and labellers.
+            now: Seconds since 1970; the clock's unless given.
 
         Raises:
             StoreError: Unknown item or labeller, a labeller that was not assigned the item, a question the item
@@ -171,11 +245,11 @@ class Store:
                 response ranked as harmful as an unsafe one, by the same labeller.
         """
         with self.transaction():
-            now, touched = time.time(), dict[Key, str]()
+            now, touched = time.time() if now is None else now, dict[Key, str]()
             for label in labels:
                 where = _where(label.item, label.labeller)
-                item, count, questions = self._item(label.item)
-                key = (item, self._labeller(label.labeller))
+                item, count, questions = self.find_item(label.item)
+                key = (item, self.find_labeller(label.labeller))
                 if not self._one("SELECT count(*) FROM assignments WHERE item = ? AND labeller = ?", *key)[0]:
                     raise StoreError("The item was not assigned to the labeller.", where=where)
                 question = "safety" if isinstance(label, VerdictLabel) else label.question
@@ -185,6 +259,7 @@ class Store:
                 touched[key] = where
             for key, where in touched.items():
                 self._check_consistency(key, where)
+                self._db.execute(FINISH, (now, key[1], *key))
 
     def _add_label(self, key: Key, label: Label, count: int, now: float) -> None:
         where = _where(label.item, label.labeller)
@@ -213,15 +288,8 @@ class Store:
 
     def items(self) -> Iterator[Item]:
         """Every item, in the order they were added."""
-        for prompt, responses, questions, source in self._db.execute(
-            "SELECT prompt, responses, questions, source FROM items ORDER BY number"
-        ):
-            yield Item(
-                prompt=Prompt.model_validate_json(prompt),
-                responses=json.loads(responses),
-                questions=json.loads(questions),
-                source=source,
-            )
+        for row in self._db.execute("SELECT prompt, responses, questions, source FROM items ORDER BY number"):
+            yield item_of(*row)
 
     def labellers(self) -> dict[str, LabellerKind]:
         """Name → kind, in the order they were added."""
@@ -254,18 +322,42 @@ class Store:
     def _one(self, sql: str, *values: object) -> tuple[Any, ...]:
         return cast("tuple[Any, ...]", self._db.execute(sql, values).fetchone())
 
-    def _item(self, item: str) -> tuple[int, int, str]:
+    def find_item(self, item: str) -> tuple[int, int, str]:
+        """An item's row number, its number of responses and its questions.
+
+        Raises:
+            StoreError: There is no such item.
+        """
         row = self._one("SELECT number, json_array_length(responses), questions FROM items WHERE id = ?", item)
         if row is None:
             raise StoreError("There is no such item.", where=f"item {item}, {self.path}")
         number, count, questions = row
         return number, count, json.loads(questions)
 
-    def _labeller(self, name: str) -> int:
+    def find_labeller(self, name: str) -> int:
+        """A labeller's row number.
+
+        Raises:
+            StoreError: There is no such labeller.
+        """
         row = self._one("SELECT number FROM labellers WHERE name = ?", name)
         if row is None:
             raise StoreError("There is no such labeller.", where=f"labeller {name!r}, {self.path}")
         return int(row[0])
+
+
+def item_of(prompt: str, responses: str, questions: str, source: str) -> Item:
+    """The item in these four columns."""
+    return Item(
+        prompt=Prompt.model_validate_json(prompt),
+        responses=json.loads(responses),
+        questions=json.loads(questions),
+        source=source,
+    )
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _where(item: str, labeller: str) -> str:
