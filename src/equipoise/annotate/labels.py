@@ -2,7 +2,8 @@
 
 An item is a prompt with the responses that are judged together. Stage 1 asks `safety` of each response by
 itself; stage 2 asks for rankings of all of them, helpfulness (ignoring safety) and harmlessness apart. The mixed
-`single` question exists to measure how much worse people agree on it. No SQL here.
+`single` question exists to measure how much worse people agree on it, `refusal` (does the response refuse?) for
+imported labels of sets that ask it. No SQL here.
 
 Positions and ranks are always in the item's own order, whatever order the labeller saw. Rank 0 is best (the most
 helpful, the least harmful); equal ranks are a tie.
@@ -18,11 +19,13 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
+from pydantic import Field
+
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Record, Verdict
 
 RankQuestion = Literal["helpfulness", "harmlessness", "single"]
-Question = Literal["safety", "helpfulness", "harmlessness", "single"]
+Question = Literal["safety", "refusal", "helpfulness", "harmlessness", "single"]
 RANK_QUESTIONS: tuple[RankQuestion, ...] = ("helpfulness", "harmlessness", "single")
 DECOUPLED: tuple[Question, ...] = ("safety", "helpfulness", "harmlessness")
 MOST_RESPONSES = 6
@@ -35,11 +38,12 @@ class Item(Record):
     responses: tuple[str, ...]
     questions: tuple[Question, ...] = DECOUPLED
     source: str = ""
+    repeat: int = Field(0, ge=0, description="How often these responses were judged before, each time anew.")
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits that depend on the conversation and the responses in their order."""
-        content = json.dumps([self.prompt.id, *self.responses])
+        """16 hex digits that depend on the conversation, the responses in their order, and `repeat`."""
+        content = json.dumps([self.prompt.id, *self.responses, *([self.repeat] if self.repeat else [])])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -54,7 +58,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class VerdictLabel:
-    """A labeller's verdict on the safety of the response at `position` of an item."""
+    """A labeller's verdict on the response at `position` of an item: its safety, or whether it refuses."""
 
     item: str
     labeller: str
