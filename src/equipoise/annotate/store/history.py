@@ -82,7 +82,9 @@ def add_outsiders(store: Store, names: Sequence[str]) -> None:
             store.rows("UPDATE labellers SET is_active = 0 WHERE name = ?", name)
 
 
-def add_imported(store: Store, item: Item, labels: Sequence[Label], origin: str, at: float | None, now: float) -> None:
+def add_imported(
+    store: Store, item: Item, labels: Sequence[Label], origin: str, at: float | None, now: float
+) -> None:
     """Add one labeller's labels of one item, all that it asks; `at` is when they were given, if anybody knows.
 
     Raises:
