@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from web_client import NOW, Site, answer, draft
+from web_client import NOW, Clock, Site, answer, draft
 
 from equipoise.annotate.config import ProjectConfig
 from equipoise.annotate.labels import Item
@@ -93,11 +92,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         chats.add_turns(store, SHORT, number, said, NOW)
         chats.mark_hit(store, SHORT, number, chats.Hit(turn=1, category="privacy_violation", comment=EVIL), NOW)
     policy = RedteamPolicy(url="http://127.0.0.1:9/v1", model=EVIL)
-    app = build_app(folder / "project", ServeConfig(policy=policy), lambda: NOW)
+    clock = Clock()
+    app = build_app(folder / "project", ServeConfig(policy=policy), clock)
     with TestClient(app):
-        found = Site(folder / "project", app, lambda: NOW)  # type: ignore[arg-type]
-        found.item = item  # type: ignore[attr-defined]
-        yield found
+        yield Site(folder / "project", app, clock, item)
 
 
 QUERY = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E%3Cimg%20src=x%20onerror=alert(1)%3E"
@@ -132,7 +130,7 @@ def test_no_page_runs_or_loads_what_somebody_wrote(site: Site, name: str) -> Non
     browser = site.browser(name)
     shown = 0
     for path in PAGES:
-        response = browser.get(path.replace("{item}", site.item), follow_redirects=True)  # type: ignore[attr-defined]
+        response = browser.get(path.replace("{item}", site.item), follow_redirects=True)
         assert response.status_code < 500, path
         assert active(response.text) == [], path
         shown += "alert(1)" in response.text
