@@ -143,6 +143,7 @@ class Verdict(Record):
     is_safe: bool | None
     categories: tuple[str, ...] = ()
     severity: int | None = Field(None, ge=0, le=3)
+    refusal: Refusal | None = Field(None, description="Whether the response refuses, where that was asked.")
 
 
 class SafetyLabel(Record):

@@ -1,6 +1,11 @@
+import krippendorff
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import bootstrap
 
-from equipoise.annotate.agreement import compare_ranks, measure_agreement
+from equipoise.annotate.agreement import measure_agreement
+from equipoise.annotate.ballots import compare_ranks
 
 
 def test_ranks_compare_by_order_and_ties_are_ties():
@@ -31,7 +36,9 @@ def test_alpha_equals_krippendorffs_published_example():
 
 def test_units_of_one_labeller_say_nothing():
     units = [(-1, 1, 1), (0, 0)]
-    assert measure_agreement([*units, (1,), ()]) == measure_agreement(units)
+    with_more = measure_agreement([*units, (1,), ()])
+    ac1 = {"ac1", "ac1_interval"}  # Gwet counts them for what is agreed by chance
+    assert with_more.model_dump(exclude=ac1) == measure_agreement(units).model_dump(exclude=ac1)
 
 
 def test_agreement_over_nothing_is_unknown_not_zero():
@@ -44,3 +51,74 @@ def test_alpha_is_undefined_where_there_is_only_one_outcome():
     agreement = measure_agreement([(1, 1), (1, 1, 1)])
     assert agreement.raw.model_dump() == {"value": 1.0, "n": 4}
     assert agreement.alpha is None
+
+
+def irrcac(units, categories):
+    irr = pytest.importorskip("irrCAC.raw", reason="irrCAC is not installed: see `setup` in the Makefile")
+    width = max(map(len, units))
+    table = pd.DataFrame([[*unit, *[np.nan] * (width - len(unit))] for unit in units])
+    return irr.CAC(table, categories=list(categories), digits=9).gwet()["est"]
+
+
+def random_units(seed, outcomes, skew=0.5):
+    """Units of one to four labellers who mostly give one outcome."""
+    generator = np.random.default_rng(seed)
+    weights = np.array([skew, *[(1 - skew) / (len(outcomes) - 1)] * (len(outcomes) - 1)])
+    return [tuple(map(int, generator.choice(outcomes, generator.integers(1, 5), p=weights))) for _ in range(60)]
+
+
+@pytest.mark.parametrize("outcomes", [(0, 1), (-1, 0, 1)])
+@pytest.mark.parametrize("skew", [0.4, 0.7, 0.98])
+def test_ac1_and_its_interval_equal_irrcac(outcomes, skew):
+    for seed in range(5):
+        units = random_units(seed, outcomes, skew)
+        found, expected = measure_agreement(units, outcomes), irrcac(units, outcomes)
+        assert found.ac1 == pytest.approx(expected["coefficient_value"], abs=1e-8)
+        interval = (found.ac1_interval.low, found.ac1_interval.high)
+        assert interval == pytest.approx(expected["confidence_interval"], abs=1e-8)
+
+
+def test_ac1_equals_the_hand_worked_one():
+    # Two labellers, two outcomes, four responses: agree on three of them, p_a = 3/4.
+    # π of 1: (1 + 1 + 1 + 1/2) / 4 = 7/8; p_e = (7/8·1/8 + 1/8·7/8) / 1 = 14/64.
+    # AC1 = (48/64 - 14/64) / (50/64) = 34/50.
+    assert measure_agreement([(1, 1), (1, 1), (1, 1), (1, 0)], (0, 1)).ac1 == pytest.approx(34 / 50)
+
+
+def test_ac1_counts_the_answers_that_nobody_gave():
+    # All agree on the one answer of two that was given: AC1 is 1 where α has no value.
+    agreement = measure_agreement([(1, 1), (1, 1, 1)], (0, 1))
+    assert (agreement.alpha, agreement.ac1) == (None, 1.0)
+
+
+@pytest.mark.parametrize("skew", [0.4, 0.9])
+def test_alpha_equals_the_krippendorff_package(skew):
+    for seed in range(5):
+        units = random_units(seed, (-1, 0, 1), skew)
+        table = np.full((4, len(units)), np.nan)
+        for column, unit in enumerate(units):
+            table[: len(unit), column] = unit
+        expected = krippendorff.alpha(table, level_of_measurement="nominal")
+        assert measure_agreement(units).alpha == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_interval_of_alpha_is_the_bootstrap_over_units():
+    units = [unit for unit in random_units(3, (0, 1), 0.7) if len(unit) > 1]
+    table = np.full((4, len(units)), np.nan)
+    for column, unit in enumerate(units):
+        table[: len(unit), column] = unit
+
+    def alpha(columns):
+        return krippendorff.alpha(table[:, columns], level_of_measurement="nominal")
+
+    expected = bootstrap(
+        (np.arange(len(units)),), alpha, vectorized=False, method="percentile", n_resamples=2000, rng=1
+    ).confidence_interval
+    interval = measure_agreement(units).alpha_interval
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert interval.low < measure_agreement(units).alpha < interval.high
+
+
+def test_one_unit_has_no_interval():
+    agreement = measure_agreement([(0, 1, 1)], (0, 1))
+    assert (agreement.units, agreement.alpha_interval, agreement.ac1_interval) == (1, None, None)

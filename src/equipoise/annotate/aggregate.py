@@ -1,32 +1,44 @@
 """Stage `aggregate`: many labellers' answers become one label per response and per pair, or an unresolved one.
 
-Majority throughout; what has no majority is None and listed, never guessed. Several projects accumulate. A
-labeller has one vote per response and pair: in several items or projects, the latest. Pairs whose `safer` and
-`is_safe` contradict each other are counted and left as they are: readers have a policy for them.
+By majority or by Dawid–Skene, as the settings say; what a lead has ruled comes before any vote. What is not
+settled is None and listed, never guessed. Several projects accumulate. Pairs whose `safer` and `is_safe` are at
+odds are counted and left as they are: readers have a policy for them.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import median_low
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from equipoise import artefact
-from equipoise.annotate.agreement import Agreement, compare_ranks, measure_agreement
-from equipoise.annotate.config import AggregateConfig
-from equipoise.annotate.labels import RANK_QUESTIONS, Item, Question, RankQuestion
+from equipoise.annotate.agreement import REFUSALS, AgreementQuestion, agreements, votes_on
+from equipoise.annotate.ballots import Ballots, PairKey, ResponseKey, count_in
+from equipoise.annotate.config import AggregateConfig, ResolveConfig
+from equipoise.annotate.consensus import (
+    Majority,
+    complete,
+    dawid_skene,
+    decide_safety,
+    likeliest,
+    most_voted,
+    side_of,
+)
+from equipoise.annotate.labels import Question, RankQuestion
 from equipoise.annotate.store.core import STORE_FILE, Store
+from equipoise.data.contradictions import contradicts
 from equipoise.errors import DataError
-from equipoise.records import PreferencePair, Prompt, Record, SafetyLabel, Side, Verdict
+from equipoise.records import PreferencePair, Prompt, Record, RefusalLabel, SafetyLabel, Side, Verdict
+
+UNSCORED = Majority(Verdict(is_safe=None), [])
+AGGREGATED: tuple[RankQuestion, ...] = ("helpfulness", "harmlessness")
 
 
 class Unresolved(Record):
     """A question that the labellers did not settle.
 
     `votes` are for the first and the second response (ties count half); for safety, safe and unsafe; for
-    categories, the most that agreed on one and how many called the response unsafe.
+    categories, the most that agreed on one and how many called the response unsafe; for refusal, the most that
+    agreed and how many there were.
     """
 
     question: Literal[Question, "categories"]
@@ -35,38 +47,13 @@ class Unresolved(Record):
     votes: tuple[float, float]
 
 
-class ResponseKey(NamedTuple):
-    """One response to one prompt, wherever it was labelled."""
+class Resolved(NamedTuple):
+    """What the labellers settled, and what they did not."""
 
-    prompt: str
-    text: str
-
-
-class PairKey(NamedTuple):
-    """Two responses to one prompt, in the order in which they first appeared together."""
-
-    prompt: str
-    first: str
-    second: str
-
-
-@dataclass
-class Ballots:
-    """All votes, by what they are about, then by labeller. Outcomes: −1 first better, 0 tie, 1 second better."""
-
-    prompts: dict[str, Prompt] = field(default_factory=dict)
-    sources: dict[ResponseKey | PairKey, str] = field(default_factory=dict)
-    safety: dict[ResponseKey, dict[str, Verdict]] = field(default_factory=dict)
-    rankings: dict[RankQuestion, dict[PairKey, dict[str, int]]] = field(
-        default_factory=lambda: {question: {} for question in RANK_QUESTIONS}
-    )
-
-
-class Majority(NamedTuple):
-    """The verdict of a response's labellers, and what they did not settle."""
-
-    verdict: Verdict
-    unresolved: list[tuple[Literal["safety", "categories"], tuple[float, float]]]
+    safety: list[SafetyLabel]
+    pairs: list[PreferencePair]
+    refusals: list[RefusalLabel]
+    unresolved: list[Unresolved]
 
 
 def aggregate(config: AggregateConfig) -> Path:
@@ -74,6 +61,7 @@ def aggregate(config: AggregateConfig) -> Path:
 
     Raises:
         ArtefactError: An input is no finished directory of labels, or `out` holds another run.
+        ConfigError: The method needs a package that is not installed.
         StoreError: An input's database cannot be read.
         DataError: There are no labels.
     """
@@ -86,134 +74,104 @@ def aggregate(config: AggregateConfig) -> Path:
     ballots = Ballots()
     for path in config.labels:
         with Store(path / STORE_FILE, read_only=True) as store:
-            count_in(ballots, store)
-    if not ballots.safety:
+            count_in(ballots, store, config.kinds)
+    if not ballots.sources:
         raise DataError("There are no labels to aggregate.", where=", ".join(map(str, config.labels)))
-    safety, pairs, unresolved = resolve(ballots)
-    _write_lines(config.out / "pairs.jsonl", pairs)
-    _write_lines(config.out / "safety.jsonl", safety)
-    _write_lines(config.out / "unresolved.jsonl", unresolved)
+    resolved = resolve(ballots, config)
+    write_preferences(config.out, resolved)
     agreement = {name: one.model_dump() for name, one in agreements(ballots).items()}
     artefact.write_json(config.out / "agreement.json", agreement)
-    artefact.finish(
-        build,
-        {
-            "pairs": len(pairs),
-            "safety": len(safety),
-            "unresolved": dict(Counter(one.question for one in unresolved)),
-            "contradictions": sum(map(contradicts, pairs)),
-        },
-    )
+    artefact.finish(build, facts_of(resolved))
     return config.out
 
 
-def count_in(ballots: Ballots, store: Store) -> None:
-    """Add a project's labels to the ballots; a labeller's later vote on the same thing replaces the earlier."""
-    items = {item.id: item for item in store.items()}
-    pairs = {item.id: list(_pairs_of(item, ballots)) for item in items.values()}
-    for label in store.verdicts():
-        item = items[label.item]
-        response = ResponseKey(item.prompt.id, item.responses[label.position])
-        ballots.safety[response][label.labeller] = label.verdict
-    for ranking in store.rankings():
-        votes = ballots.rankings[ranking.question]
-        for pair, first, second in pairs[ranking.item]:
-            votes[pair][ranking.labeller] = compare_ranks(ranking.ranks, first, second)
+def write_preferences(out: Path, resolved: Resolved) -> None:
+    """The record files of a directory of kind `preferences`; refusals only where they were asked."""
+    write_lines(out / "pairs.jsonl", resolved.pairs)
+    write_lines(out / "safety.jsonl", resolved.safety)
+    write_lines(out / "unresolved.jsonl", resolved.unresolved)
+    if resolved.refusals:
+        write_lines(out / "refusals.jsonl", resolved.refusals)
 
 
-def _pairs_of(item: Item, ballots: Ballots) -> Iterator[tuple[PairKey, int, int]]:
-    """Open the ballots for an item; yields its pairs with the positions of their first and second response."""
-    prompt = ballots.prompts.setdefault(item.prompt.id, item.prompt).id
-    for text in item.responses:
-        ballots.sources.setdefault(ResponseKey(prompt, text), item.source)
-        ballots.safety.setdefault(ResponseKey(prompt, text), {})
-    for one, other in combinations(range(len(item.responses)), 2):
-        pair = PairKey(prompt, item.responses[one], item.responses[other])
-        turned = PairKey(prompt, pair.second, pair.first)
-        if turned in ballots.sources:
-            pair, one, other = turned, other, one
-        ballots.sources.setdefault(pair, item.source)
-        for question in RANK_QUESTIONS:
-            if question in item.questions:
-                ballots.rankings[question].setdefault(pair, {})
-        yield pair, one, other
+def facts_of(resolved: Resolved) -> dict[str, Any]:
+    """The counts that the manifest keeps."""
+    return {
+        "pairs": len(resolved.pairs),
+        "safety": len(resolved.safety),
+        "unresolved": dict(Counter(one.question for one in resolved.unresolved)),
+        "contradictions": sum(map(contradicts, resolved.pairs)),
+    } | ({"refusals": len(resolved.refusals)} if resolved.refusals else {})
 
 
-def resolve(ballots: Ballots) -> tuple[list[SafetyLabel], list[PreferencePair], list[Unresolved]]:
-    """Every response's safety label, every pair's preferences, and every question without a majority."""
-    majorities = {key: decide_safety(votes.values()) for key, votes in ballots.safety.items()}
-    safety = [_safety_label(ballots, key, one.verdict) for key, one in majorities.items()]
+def resolve(ballots: Ballots, config: ResolveConfig) -> Resolved:
+    """Every response's safety label, every pair's preferences, and every question that was not settled."""
+    verdicts = _verdicts(ballots, config)
+    safety = [_safety_label(ballots, key, one.verdict) for key, one in verdicts.items()]
     unresolved = [
         Unresolved(question=question, prompt=ballots.prompts[key.prompt], responses=(key.text,), votes=votes)
-        for key, one in majorities.items()
+        for key, one in verdicts.items()
         for question, votes in one.unresolved
     ]
-    asked = dict.fromkeys([*ballots.rankings["helpfulness"], *ballots.rankings["harmlessness"]])
+    sides = {question: _sides(ballots, question, config) for question in AGGREGATED}
     pairs = []
-    for key in asked:
-        sides: dict[RankQuestion, Side | None] = {"helpfulness": None, "harmlessness": None}
-        for question in sides:
-            votes = ballots.rankings[question].get(key)
-            if votes is None:
-                continue
-            sides[question] = decide_pair(votes.values())
-            if sides[question] is None:
-                unresolved.append(_unresolved_pair(ballots, key, question))
-        pairs.append(_preference_pair(ballots, key, sides, majorities))
-    return [label for label in safety if label is not None], pairs, unresolved
+    for key in dict.fromkeys([*sides["helpfulness"], *sides["harmlessness"]]):
+        found = {question: sides[question].get(key) for question in AGGREGATED}
+        pairs.append(_preference_pair(ballots, key, found, verdicts))
+        unresolved += [
+            _unresolved_pair(ballots, key, question)
+            for question, side in found.items()
+            if side is None and key in sides[question] and key not in ballots.pair_rulings[question]
+        ]
+    refusals, open_refusals = _refusals(ballots, config)
+    return Resolved([label for label in safety if label], pairs, refusals, unresolved + open_refusals)
 
 
-def decide_pair(outcomes: Collection[int]) -> Side | None:
-    """The side that most labellers prefer, ties counting half for each; None where neither leads.
-
-    Args:
-        outcomes: Per labeller −1 for the first response, 1 for the second, 0 for a tie.
-    """
-    lead = sum(outcomes)  # votes for the second less votes for the first: halves cancel
-    return None if lead == 0 else 0 if lead < 0 else 1
-
-
-def decide_safety(verdicts: Collection[Verdict]) -> Majority:
-    """The majority's verdict on one response; unscored verdicts have no vote.
-
-    Unsafe: with the categories that more than half of those who called it unsafe named. Severity is the lower
-    median over those who agree with the verdict. An equal split, or nobody's vote, leaves `is_safe` None.
-    """
-    safe = [one for one in verdicts if one.is_safe is True]
-    unsafe = [one for one in verdicts if one.is_safe is False]
-    if len(safe) == len(unsafe):
-        return Majority(Verdict(is_safe=None), [("safety", (len(safe), len(unsafe)))])
-    winners = max(safe, unsafe, key=len)
-    severities = [one.severity for one in winners if one.severity is not None]
-    named = Counter(category for one in winners for category in dict.fromkeys(one.categories))
-    categories = tuple(sorted(category for category, count in named.items() if 2 * count > len(winners)))
-    verdict = Verdict(
-        is_safe=winners is safe, categories=categories, severity=median_low(severities) if severities else None
-    )
-    is_open = bool(named) and not categories
-    return Majority(verdict, [("categories", (max(named.values()), len(unsafe)))] if is_open else [])
+def _verdicts(ballots: Ballots, config: ResolveConfig) -> dict[ResponseKey, Majority]:
+    found = {key: decide_safety(votes.values()) for key, votes in ballots.safety.items()}
+    if config.method == "dawid_skene":
+        likely = _likely(ballots, "safety", config)
+        found = {
+            key: complete(votes.values(), None if likely.get(key) is None else bool(likely[key]))
+            for key, votes in ballots.safety.items()
+        }
+    return found | {key: Majority(verdict, []) for key, verdict in ballots.safety_rulings.items()}
 
 
-def agreements(ballots: Ballots) -> dict[str, Agreement]:
-    """Labellers' agreement on each question; pairs of responses are the units, for safety single responses."""
-    safety = ([v.is_safe for v in votes.values() if v.is_safe is not None] for votes in ballots.safety.values())
-    ranked = {
-        question: measure_agreement([*votes.values()] for votes in by_pair.values())
-        for question, by_pair in ballots.rankings.items()
-    }
-    return {
-        "helpfulness": ranked["helpfulness"],
-        "harmlessness": ranked["harmlessness"],
-        "single_dimension": ranked["single"],
-        "safety": measure_agreement(safety),
-    }
+def _sides(ballots: Ballots, question: RankQuestion, config: ResolveConfig) -> dict[PairKey, Side | None]:
+    votes = ballots.rankings[question]
+    if config.method == "dawid_skene":
+        likely = _likely(ballots, "helpfulness" if question == "helpfulness" else "harmlessness", config)
+        leads = {key: likely.get(key) for key in votes}
+    else:
+        leads = {key: sum(given.values()) for key, given in votes.items()}
+    return {key: side_of(lead) for key, lead in (leads | ballots.pair_rulings[question]).items()}
 
 
-def contradicts(pair: PreferencePair) -> bool:
-    """Whether the response that most found safer is the one most called unsafe, the other being safe."""
-    if pair.safer is None or None in pair.is_safe or pair.is_safe[0] == pair.is_safe[1]:
-        return False
-    return not pair.is_safe[pair.safer]
+def _likely(ballots: Ballots, question: AgreementQuestion, config: ResolveConfig) -> dict[Any, int | None]:
+    found = dawid_skene(votes_on(ballots, question))
+    return {key: likeliest(probabilities, config.min_probability) for key, probabilities in found.items()}
+
+
+def _refusals(ballots: Ballots, config: ResolveConfig) -> tuple[list[RefusalLabel], list[Unresolved]]:
+    votes = votes_on(ballots, "refusal")
+    decided: dict[Any, int | None] = {key: most_voted(given.values()) for key, given in votes.items()}
+    if config.method == "dawid_skene":
+        decided |= _likely(ballots, "refusal", config)
+    labels, unresolved = [], []
+    for key, given in ballots.refusals.items():
+        prompt, outcome = ballots.prompts[key.prompt], decided[key]
+        if outcome is None:
+            most = max(Counter(given.values()).values(), default=0)
+            unresolved.append(
+                Unresolved(question="refusal", prompt=prompt, responses=(key.text,), votes=(most, len(given)))
+            )
+        else:
+            votes_given = tuple(given[name] for name in sorted(given))
+            refusal = REFUSALS[outcome]
+            label = RefusalLabel(prompt=prompt, response=key.text, refusal=refusal, votes=votes_given)
+            labels.append(label.model_copy(update={"policy": ballots.sources[key]}))
+    return labels, unresolved
 
 
 def _safety_label(ballots: Ballots, key: ResponseKey, verdict: Verdict) -> SafetyLabel | None:
@@ -233,9 +191,10 @@ def _preference_pair(
     ballots: Ballots,
     key: PairKey,
     sides: Mapping[RankQuestion, Side | None],
-    majorities: Mapping[ResponseKey, Majority],
+    verdicts: Mapping[ResponseKey, Majority],
 ) -> PreferencePair:
-    one, other = (majorities[ResponseKey(key.prompt, text)].verdict for text in (key.first, key.second))
+    keys = (ResponseKey(key.prompt, text) for text in (key.first, key.second))
+    one, other = (verdicts.get(response, UNSCORED).verdict for response in keys)
     return PreferencePair(
         prompt=ballots.prompts[key.prompt],
         responses=(key.first, key.second),
@@ -249,14 +208,16 @@ def _preference_pair(
 
 
 def _unresolved_pair(ballots: Ballots, key: PairKey, question: RankQuestion) -> Unresolved:
-    half = len(ballots.rankings[question][key]) / 2  # neither leads: each has half of the votes
+    votes = ballots.rankings[question][key].values()
+    half = sum(vote == 0 for vote in votes) / 2
     return Unresolved(
         question=question,
         prompt=ballots.prompts[key.prompt],
         responses=(key.first, key.second),
-        votes=(half, half),
+        votes=(half + sum(vote < 0 for vote in votes), half + sum(vote > 0 for vote in votes)),
     )
 
 
-def _write_lines(path: Path, records: Iterable[Record]) -> None:
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSON Lines with all their fields, whole or not at all."""
     artefact.write_text(path, "".join(f"{record.model_dump_json()}\n" for record in records))

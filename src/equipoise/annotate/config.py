@@ -1,7 +1,7 @@
 """Settings of the annotation stages. Nothing else here."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,22 @@ class SimulateConfig(Config):
         return self
 
 
-class AggregateConfig(Config):
+class ResolveConfig(Config):
+    """How several labellers' answers become one."""
+
+    method: Literal["majority", "dawid_skene"] = Field(
+        "majority",
+        description="majority, or dawid_skene where labellers differ in skill (extra `crowd`).",
+    )
+    min_probability: float = Field(
+        0.5, ge=0.5, lt=1, description="With dawid_skene, what is not more probable than this stays unresolved."
+    )
+    kinds: tuple[Literal["person", "judge", "simulated"], ...] = Field(
+        ("person", "judge", "simulated"), min_length=1, description="Whose labels count."
+    )
+
+
+class AggregateConfig(ResolveConfig):
     """Turn the labels of one or several projects into preference pairs and safety labels."""
 
     out: Path = Field(description="Directory to write the preferences to.")

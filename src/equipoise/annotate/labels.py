@@ -2,7 +2,8 @@
 
 An item is a prompt with the responses that are judged together. Stage 1 asks `safety` of each response by
 itself; stage 2 asks for rankings of all of them, helpfulness (ignoring safety) and harmlessness apart. The mixed
-`single` question exists to measure how much worse people agree on it. No SQL here.
+`single` question exists to measure how much worse people agree on it, `refusal` (does the response refuse?) for
+imported labels of sets that ask it. No SQL here.
 
 Positions and ranks are always in the item's own order, whatever order the labeller saw. Rank 0 is best (the most
 helpful, the least harmful); equal ranks are a tie.
@@ -22,7 +23,7 @@ from equipoise.errors import StoreError
 from equipoise.records import Prompt, Record, Verdict
 
 RankQuestion = Literal["helpfulness", "harmlessness", "single"]
-Question = Literal["safety", "helpfulness", "harmlessness", "single"]
+Question = Literal["safety", "refusal", "helpfulness", "harmlessness", "single"]
 RANK_QUESTIONS: tuple[RankQuestion, ...] = ("helpfulness", "harmlessness", "single")
 DECOUPLED: tuple[Question, ...] = ("safety", "helpfulness", "harmlessness")
 MOST_RESPONSES = 6
@@ -35,11 +36,12 @@ class Item(Record):
     responses: tuple[str, ...]
     questions: tuple[Question, ...] = DECOUPLED
     source: str = ""
+    repeat: int = Field(0, ge=0, description="How often these responses were judged before, each time anew.")
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits that depend on the conversation and the responses in their order."""
-        content = json.dumps([self.prompt.id, *self.responses])
+        """16 hex digits that depend on the conversation, the responses in their order, and `repeat`."""
+        content = json.dumps([self.prompt.id, *self.responses, *([self.repeat] if self.repeat else [])])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -54,7 +56,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class VerdictLabel:
-    """A labeller's verdict on the safety of the response at `position` of an item."""
+    """A labeller's verdict on the response at `position` of an item: its safety, or whether it refuses."""
 
     item: str
     labeller: str
@@ -73,6 +75,13 @@ class RankingLabel:
 
 
 Label = VerdictLabel | RankingLabel
+
+
+def question_of(label: Label) -> Question:
+    """What the label answers; an unscored verdict is about safety."""
+    if isinstance(label, RankingLabel):
+        return label.question
+    return "safety" if label.verdict.refusal is None else "refusal"
 
 
 class Draft(Record):
@@ -106,16 +115,18 @@ class Draft(Record):
 
 def missing_answers(item: Item, draft: Draft) -> list[str]:
     """What the item asks and the draft leaves open, such as `safety 0` or `helpfulness`."""
-    places = [f"safety {n}" for n in range(len(item.responses)) if n not in draft.verdicts]
+    missing = [n for n in range(len(item.responses)) if n not in draft.verdicts]
+    verdicts = [f"{q} {n}" for q in ("safety", "refusal") if q in item.questions for n in missing]
     rankings = [q for q in RANK_QUESTIONS if q in item.questions and q not in draft.rankings]
-    return [*(places if "safety" in item.questions else []), *rankings]
+    return [*verdicts, *rankings]
 
 
 def check_item(item: Item) -> None:
     """Refuse an item that nobody could answer.
 
     Raises:
-        StoreError: No question; no response or more than six; a ranking of one; the same response twice.
+        StoreError: No question, or two that exclude each other; no response or more than six; a ranking of one;
+            the same response twice.
     """
     count, ranked = len(item.responses), any(q in RANK_QUESTIONS for q in item.questions)
     where = f"item {item.id}, prompt {item.prompt.text[:60]!r}"
@@ -128,6 +139,8 @@ def check_item(item: Item) -> None:
             why=f"rankings need 2 to {MOST_RESPONSES} responses; a single one can only be asked about safety",
             fix='Give it more responses, or questions=("safety",).',
         )
+    if "refusal" in item.questions and "safety" in item.questions:
+        raise StoreError("An item asks about safety or about refusal, not both.", where=where)
     if len(set(item.responses)) < count:
         raise StoreError("An item holds the same response twice.", where=where, fix="Merge equal responses.")
 

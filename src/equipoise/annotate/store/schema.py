@@ -87,6 +87,7 @@ STEPS: tuple[str, ...] = (
     ) WITHOUT ROWID;
 
     ALTER TABLE items ADD COLUMN category TEXT AS (json_extract(prompt, '$.category')) VIRTUAL;
+    ALTER TABLE items ADD COLUMN repeat INTEGER NOT NULL DEFAULT 0; -- the same responses asked about before
     ALTER TABLE items ADD COLUMN done INTEGER NOT NULL DEFAULT 0; -- people who have answered; kept by triggers
     CREATE INDEX items_by_done ON items (done DESC);
     ALTER TABLE assignments ADD COLUMN state TEXT NOT NULL DEFAULT 'open'
@@ -97,6 +98,7 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE assignments ADD COLUMN turn INTEGER;       -- counts what a labeller finished or skipped, in order
     ALTER TABLE assignments ADD COLUMN guideline INTEGER REFERENCES guidelines;
     ALTER TABLE assignments ADD COLUMN draft TEXT;         -- a Draft as JSON
+    ALTER TABLE assignments ADD COLUMN origin TEXT;        -- file and line of imported answers; NULL: given here
     CREATE INDEX assignments_by_turn ON assignments (labeller, turn);
     CREATE INDEX assignments_by_state ON assignments (labeller, state);
     CREATE INDEX assignments_by_lease ON assignments (leased_until) WHERE state = 'open';

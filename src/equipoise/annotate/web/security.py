@@ -186,6 +186,11 @@ def is_https(request: Request) -> bool:
     return forwarded or request.url.scheme == "https"
 
 
+def origin(request: Request) -> str:
+    """Scheme, host and port as the browser sees them."""
+    return f"{'https' if is_https(request) else 'http'}://{request.headers.get('host', request.url.netloc)}"
+
+
 def set_cookie(request: Request, name: str, value: str, seconds: float) -> None:
     """Send a cookie that scripts cannot read and other sites cannot use."""
     parts = [f"{name}={value}", "Path=/", f"Max-Age={int(seconds)}", "HttpOnly", "SameSite=Strict"]

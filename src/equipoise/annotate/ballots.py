@@ -1,0 +1,123 @@
+"""All votes of one or several projects, by what they are about: agreement and labels come from them.
+
+A labeller has one vote per response and per pair of responses: asked in several items or projects, the latest. An
+item that repeats another (`Item.repeat`) is a vote of its own. What a lead has ruled stands beside the votes.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import NamedTuple
+
+from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankingLabel, RankQuestion, VerdictLabel
+from equipoise.annotate.store.core import LabellerKind, Store
+from equipoise.records import Prompt, Refusal, Verdict
+
+
+class ResponseKey(NamedTuple):
+    """One response to one prompt, wherever it was labelled."""
+
+    prompt: str
+    text: str
+
+
+class PairKey(NamedTuple):
+    """Two responses to one prompt, in the order in which they first appeared together."""
+
+    prompt: str
+    first: str
+    second: str
+    repeat: int = 0
+
+
+@dataclass
+class Ballots:
+    """Votes by what they are about, then by labeller. Outcomes: −1 first better, 0 tie, 1 second better.
+
+    `items` says which items a response or pair was labelled in, oldest first.
+    """
+
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    sources: dict[ResponseKey | PairKey, str] = field(default_factory=dict)
+    items: dict[ResponseKey | PairKey, list[str]] = field(default_factory=dict)
+    safety: dict[ResponseKey, dict[str, Verdict]] = field(default_factory=dict)
+    refusals: dict[ResponseKey, dict[str, Refusal]] = field(default_factory=dict)
+    rankings: dict[RankQuestion, dict[PairKey, dict[str, int]]] = field(
+        default_factory=lambda: {question: {} for question in RANK_QUESTIONS}
+    )
+    safety_rulings: dict[ResponseKey, Verdict] = field(default_factory=dict)
+    pair_rulings: dict[RankQuestion, dict[PairKey, int]] = field(
+        default_factory=lambda: {question: {} for question in RANK_QUESTIONS}
+    )
+
+
+class _Place(NamedTuple):
+    """A pair of an item, with the positions of its first and second response."""
+
+    pair: PairKey
+    first: int
+    second: int
+
+
+def compare_ranks(ranks: tuple[int, ...], first: int, second: int) -> int:
+    """Which of two ranked responses is better: −1 the first, 1 the second, 0 a tie."""
+    return (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
+
+
+def count_in(ballots: Ballots, store: Store, kinds: Collection[LabellerKind] | None = None) -> None:
+    """Add a project's labels to the ballots; a labeller's later vote on the same thing replaces the earlier.
+
+    Args:
+        ballots: What there is so far.
+        store: The project.
+        kinds: Whose labels count; None: everybody's.
+    """
+    items = {item.id: item for item in store.items()}
+    pairs = {item.id: list(_open_ballots(item, ballots)) for item in items.values()}
+    voters = {name for name, kind in store.labellers().items() if kinds is None or kind in kinds}
+    for label in store.verdicts():
+        if label.labeller in voters:
+            _count_verdict(ballots, items[label.item], label)
+    for ranking in store.rankings():
+        if ranking.labeller in voters:
+            _count_ranking(ballots, pairs[ranking.item], ranking)
+
+
+def _count_verdict(ballots: Ballots, item: Item, label: VerdictLabel) -> None:
+    response = ResponseKey(item.prompt.id, item.responses[label.position])
+    if "safety" in item.questions:
+        ballots.safety[response][label.labeller] = label.verdict
+    if "refusal" in item.questions and label.verdict.refusal is not None:
+        ballots.refusals[response][label.labeller] = label.verdict.refusal
+
+
+def _count_ranking(ballots: Ballots, pairs: list[_Place], ranking: RankingLabel) -> None:
+    for pair, first, second in pairs:
+        ballots.rankings[ranking.question][pair][ranking.labeller] = compare_ranks(ranking.ranks, first, second)
+
+
+def _open_ballots(item: Item, ballots: Ballots) -> Iterator[_Place]:
+    """Open the ballots for what an item asks; yields its pairs, none where it asks for no ranking."""
+    prompt = ballots.prompts.setdefault(item.prompt.id, item.prompt).id
+    for text in item.responses:
+        key = ResponseKey(prompt, text)
+        _note(ballots, key, item)
+        if "safety" in item.questions:
+            ballots.safety.setdefault(key, {})
+        if "refusal" in item.questions:
+            ballots.refusals.setdefault(key, {})
+    asked = [question for question in RANK_QUESTIONS if question in item.questions]
+    for one, other in combinations(range(len(item.responses)), 2) if asked else ():
+        pair = PairKey(prompt, item.responses[one], item.responses[other], item.repeat)
+        turned = PairKey(prompt, pair.second, pair.first, item.repeat)
+        if turned in ballots.sources:
+            pair, one, other = turned, other, one
+        _note(ballots, pair, item)
+        for question in asked:
+            ballots.rankings[question].setdefault(pair, {})
+        yield _Place(pair, one, other)
+
+
+def _note(ballots: Ballots, key: ResponseKey | PairKey, item: Item) -> None:
+    ballots.sources.setdefault(key, item.source)
+    ballots.items.setdefault(key, []).append(item.id)
