@@ -5,9 +5,10 @@ What this adds to labels is no part of their identity. Times are seconds since 1
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
-from equipoise.annotate.labels import Assignment, Draft, Item, Label, Question, RankingLabel, VerdictLabel
+from equipoise.annotate.labels import Assignment, Draft, Item, Label, Question
 from equipoise.annotate.store.core import LabellerKind, Store
 from equipoise.errors import StoreError
 from equipoise.records import Verdict
@@ -82,7 +83,9 @@ def add_outsiders(store: Store, names: Sequence[str]) -> None:
             store.rows("UPDATE labellers SET is_active = 0 WHERE name = ?", name)
 
 
-def add_imported(store: Store, item: Item, labels: Sequence[Label], origin: str, at: float | None, now: float) -> None:
+def add_imported(
+    store: Store, item: Item, labels: Sequence[Label], origin: str, at: float | None, now: float
+) -> None:
     """Add one labeller's labels of one item, all that it asks; `at` is when they were given, if anybody knows.
 
     Raises:
@@ -102,25 +105,22 @@ def add_imported(store: Store, item: Item, labels: Sequence[Label], origin: str,
 def answers(store: Store) -> dict[tuple[str, str], Draft]:
     """(Item, labeller) → the answers that hold, of everybody."""
     labels: dict[tuple[str, str], list[Label]] = {}
-    for label in [*store.verdicts(), *store.rankings()]:
+    every: Iterator[Label] = chain(store.verdicts(), store.rankings())
+    for label in every:
         labels.setdefault((label.item, label.labeller), []).append(label)
     return {key: Draft.of(given) for key, given in labels.items()}
 
 
 def given(store: Store) -> Iterator[Given]:
     """How the answers that hold came about, by item, then labeller."""
-    for item, labeller, kind, shown, guideline, opened, finished, origin, revision in store.rows(SELECT_ANSWERS):
-        order = None if origin else tuple(json.loads(shown))
-        yield Given(item, labeller, kind, order, guideline, opened, finished, origin, revision)
+    for row in store.rows(SELECT_ANSWERS):
+        yield _given(*row)
 
 
 def revisions(store: Store) -> Iterator[tuple[Given, Draft]]:
     """Answers that were changed or withdrawn, with how they came about, the oldest of each labeller first."""
-    for *about, shown, guideline, opened, finished, origin, revision, old, replaced in _wide(store):
-        item, labeller, kind = about
-        order = None if origin else tuple(json.loads(shown))
-        how = Given(item, labeller, kind, order, guideline, opened, finished, origin, revision, replaced)
-        yield how, Draft.model_validate_json(old)
+    for *about, revision, old, replaced_at in store.rows(SELECT_REVISIONS):
+        yield _given(*about, revision)._replace(replaced_at=replaced_at), Draft.model_validate_json(old)
 
 
 def rulings(store: Store) -> list[Ruling]:
@@ -136,5 +136,11 @@ def rulings(store: Store) -> list[Ruling]:
     ]
 
 
-def _ruled(question: Literal["safety"] | str, value: str) -> Verdict | tuple[int, ...]:
+def _given(item: str, labeller: str, kind: LabellerKind, shown: str, *rest: Any) -> Given:
+    guideline, opened_at, finished_at, origin, revision = rest
+    order = None if origin else tuple(json.loads(shown))
+    return Given(item, labeller, kind, order, guideline, opened_at, finished_at, origin, revision)
+
+
+def _ruled(question: str, value: str) -> Verdict | tuple[int, ...]:
     return Verdict.model_validate_json(value) if question == "safety" else tuple(json.loads(value))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from equipoise.annotate.labels import Draft, Item, check_harmlessness, check_ranks, check_verdict
-from equipoise.annotate.store.core import Store, item_of
+from equipoise.annotate.store.core import ITEM, Store, item_of
 from equipoise.annotate.store.journal import record
 from equipoise.errors import StoreError
 from equipoise.records import Verdict
@@ -22,7 +22,7 @@ def find_item(store: Store, item: str) -> Item:
     Raises:
         StoreError: There is no such item.
     """
-    row = store.one("SELECT prompt, responses, questions, source FROM items WHERE id = ?", item)
+    row = store.one(f"SELECT {ITEM} FROM items i WHERE i.id = ?", item)
     if row is None:
         raise StoreError("There is no such item.", where=f"item {item}, {store.path}")
     return item_of(*row)
