@@ -72,7 +72,7 @@ def test_a_hit_becomes_a_prompt_with_its_transcript(site: Site, policy: Any) -> 
 
     hit = {"turn": "3", "category": "privacy_violation", "severity": "2", "comment": "an address"}
     assert ann.submit("/redteam/1/hit", "/redteam/1", **hit).status_code == 303
-    assert "privacy_violation, severity 2: an address" in ann.get("/redteam/1").text
+    assert "Privacy violation, severity 2: an address" in ann.get("/redteam/1").text
     (line,) = site.browser("Lena").get("/lead/prompts.jsonl").text.splitlines()
     prompt = Prompt.model_validate_json(line)
     assert [m.content for m in prompt.messages] == ["hello", "answer to 1", "and now?"]
