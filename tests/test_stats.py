@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from equipoise.errors import EvaluationError
-from equipoise.stats import all_wins_bound, fit_logistic, wilson
+from equipoise.stats import all_wins_bound, fit_logistic, ppi_mean, wilson
 
 
 def test_wilson_interval_equals_the_hand_worked_one():
@@ -60,3 +60,70 @@ def test_repeating_every_row_within_its_cluster_adds_no_certainty():
 def test_one_cluster_has_no_covariance():
     with pytest.raises(EvaluationError, match="two prompts"):
         fit_logistic(np.ones((3, 1)), np.array([1.0, 0.0, 1.0]), ["p", "p", "p"])
+
+
+def test_calibrated_mean_equals_the_hand_worked_one():
+    # y = 1 1 0 0, f = 1 0 0 0, f̃ = 1 0: cov (÷n) = 1/8, pooled variance of 1 0 0 0 1 0 (÷5) = 4/15
+    # λ = (1/8)/((1 + 4/2)·4/15) = 5/32; θ = 1/2 + 5/32·(1/2 − 1/4) = 69/128
+    # y − λf = 27/32 1 0 0: mean 59/128, variance (÷3) of (27/32 − m)², (1 − m)², m², m²:
+    #   (49² + 69² + 59² + 59²)/128²/3 = 14124/49152 = .28735; se² = .28735/4 + (5/32)²·(1/2)/2 = .077942
+    found = ppi_mean(np.array([1.0, 1, 0, 0]), np.array([1.0, 0, 0, 0]), np.array([1.0, 0]))
+    assert found.power == pytest.approx(5 / 32)
+    assert found.value == pytest.approx(69 / 128)
+    assert found.high - found.value == pytest.approx(1.959964 * np.sqrt(0.077942), rel=1e-4)
+    assert (found.n, found.n_predicted) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("n", "n_predicted", "seed", "noise", "value", "low", "high"),
+    [  # computed once with ppi-python 0.2.3: ppi_mean_pointestimate and ppi_mean_ci(alpha=.05)
+        (60, 400, 1, 0.1, 0.2624309482829277, 0.18709744659418287, 0.3377644499716725),
+        (200, 1000, 2, 0.3, 0.3136581982281348, 0.25178536047771755, 0.37553103597855203),
+        (30, 50, 3, 0.05, 0.3061391930015271, 0.19333640082175574, 0.41894198518129844),
+    ],
+)
+def test_calibrated_mean_equals_that_of_the_authors_package(n, n_predicted, seed, noise, value, low, high):
+    labels, predictions = judged(n + n_predicted, seed, noise)
+    found = ppi_mean(labels[:n], predictions[:n], predictions[n:])
+    assert found.value == pytest.approx(value, rel=1e-9)
+    # theirs divides variances by n and N, ours by one less
+    assert found.high - found.low == pytest.approx((high - low) * np.sqrt(n / (n - 1)), rel=4e-3)
+
+
+def judged(count: int, seed: int, noise: float):
+    """True labels, 30 % of them 1, and a judge that is wrong with probability `noise`."""
+    random = np.random.default_rng(seed)
+    truth = random.random(count) < 0.3
+    return truth.astype(float), np.where(random.random(count) < noise, ~truth, truth).astype(float)
+
+
+def test_calibrated_interval_covers_the_truth_with_a_biased_judge_and_is_narrower_than_people_alone():
+    random = np.random.default_rng(0)
+    covered, widths, classical, naive = [], [], [], []
+    for _ in range(600):
+        truth = (random.random(1100) < 0.3).astype(float)
+        judge = np.where(random.random(1100) < 0.15, 1.0, truth)  # calls too much unsafe
+        found = ppi_mean(truth[:100], judge[:100], judge[100:])
+        covered.append(found.low <= 0.3 <= found.high)
+        widths.append(found.high - found.low)
+        classical.append(2 * 1.96 * truth[:100].std(ddof=1) / 10)
+        naive.append(abs(judge.mean() - 0.3) < 1.96 * judge.std() / np.sqrt(1100))
+    assert 0.92 < np.mean(covered) < 0.98
+    assert np.mean(widths) < 0.8 * np.mean(classical)
+    assert np.mean(naive) < 0.05  # the judge's own rate, taken at its word
+
+
+def test_useless_predictions_leave_the_classical_mean():
+    labels, _ = judged(50, 5, 0)
+    constant = ppi_mean(labels, np.ones(50), np.ones(400))
+    opposite = ppi_mean(labels, 1 - labels, np.ones(400))
+    for found in (constant, opposite):
+        assert found.power == 0
+        assert found.value == pytest.approx(labels.mean())
+        assert found.high - found.value == pytest.approx(1.959964 * labels.std(ddof=1) / np.sqrt(50), rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[], [1.0], [0.0, 0.0, 0.0]])
+def test_labels_without_spread_have_no_calibrated_mean(labels):
+    with pytest.raises(EvaluationError, match="no calibrated mean"):
+        ppi_mean(np.array(labels), np.array(labels), np.array([1.0, 0.0]))

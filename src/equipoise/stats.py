@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linprog
+from scipy.stats import norm
 from statsmodels.genmod.families import Binomial  # type: ignore[import-untyped]
 from statsmodels.genmod.generalized_linear_model import GLM  # type: ignore[import-untyped]
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
@@ -37,13 +39,27 @@ class LogisticFit(NamedTuple):
     covariance: Floats
 
 
-def wilson(hits: int, n: int, *, of: str = "items", confidence: float = 0.95) -> Rate:
+class Calibrated(Record):
+    """A mean of people's labels sharpened by predictions, with its interval; nothing keeps a share within [0, 1].
+
+    `n` labels and `n_predicted` further predictions; `power` is λ: 0 uses no prediction, 1 trusts them fully.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    n_predicted: int
+    power: float
+
+
+def wilson(hits: float, n: int, *, of: str = "items", confidence: float = 0.95) -> Rate:
     """The share hits/n with its Wilson score interval (Wilson 1927).
 
     (p̂ + z²/2n ± z·√(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n)
 
     Args:
-        hits: How many of the n items count.
+        hits: How many of the n items count; an item may count in part.
         n: Items that were scored; the unscored are not among them.
         of: What the items are, for the error message.
         confidence: Two-sided coverage.
@@ -70,6 +86,71 @@ def all_wins_bound(n: int, *, confidence: float = 0.95) -> float:
     if n == 0:
         raise EvaluationError("There is no bound over zero items.")
     return float((1 - confidence) ** (1 / n))
+
+
+def ppi_mean(labels: Floats, predictions: Floats, unlabelled: Floats, *, confidence: float = 0.95) -> Calibrated:
+    """The mean of people's labels, sharpened by a judge's: prediction-powered inference with power tuning.
+
+        θ̂ = mean(y) + λ·(mean(f̃) − mean(f));    se² = Var(y − λf)/n + λ²·Var(f̃)/N
+        λ = Cov(y, f) / ((1 + n/N)·Var(f, f̃)), held within [0, 1]
+
+    Unbiased however wrong the judge is, as long as the labelled units are a random sample of all; with useless
+    predictions λ → 0 and it is the classical mean of the labels.
+
+    Args:
+        labels: (n,) people's values y.
+        predictions: (n,) the judge's values f for the same units.
+        unlabelled: (N,) the judge's values f̃ for the units without people's labels.
+        confidence: Two-sided coverage of the normal interval.
+
+    Raises:
+        EvaluationError: Fewer than two labels, no further prediction, or labels without any spread.
+
+    Angelopoulos et al. 2023, "Prediction-powered inference"; Angelopoulos, Duchi & Zrnic 2023, "PPI++".
+    """
+    n, n_predicted = len(labels), len(unlabelled)
+    if n < 2 or n_predicted == 0 or np.ptp(labels) == 0:
+        raise EvaluationError(
+            "There is no calibrated mean.",
+            why=f"there are {n} labels with {len(np.unique(labels))} different values and {n_predicted} further "
+            "predictions; an interval needs labels that differ, and units that only the judge has seen",
+            fix="Let people label a larger random part.",
+        )
+    spread = np.var(np.concatenate([predictions, unlabelled]), ddof=1)
+    shared = np.mean((labels - labels.mean()) * (predictions - predictions.mean()))
+    power = float(np.clip(shared / ((1 + n / n_predicted) * spread), 0, 1)) if spread > 0 else 0.0
+    value = labels.mean() + power * (unlabelled.mean() - predictions.mean())
+    further = np.var(unlabelled, ddof=1) / n_predicted if n_predicted > 1 else spread
+    error = np.sqrt(np.var(labels - power * predictions, ddof=1) / n + power**2 * further)
+    half = float(norm.ppf((1 + confidence) / 2) * error)
+    return Calibrated(
+        value=float(value),
+        low=float(value) - half,
+        high=float(value) + half,
+        n=n,
+        n_predicted=n_predicted,
+        power=power,
+    )
+
+
+def has_finite_fit(design: Floats, outcomes: Floats) -> bool:
+    """Whether a logistic regression without intercept has a finite and unique maximum.
+
+    It has none where some combination of covariates separates the outcomes, or says nothing at all: where a
+    direction w ≠ 0 has s·x·w ≥ 0 for every row x, s = ±1 its outcome (both for ½). Found by a linear program over
+    the box |w| ≤ 1 (Albert & Anderson 1984; Konis 2007).
+
+    Args:
+        design: (n, k) covariates.
+        outcomes: (n,) each 0, ½ or 1.
+    """
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return False
+    signed = np.concatenate([design[outcomes > 0], -design[outcomes < 1]])
+    if not len(signed):
+        return False
+    found = linprog(-signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    return found.fun is not None and float(found.fun) > -1e-9
 
 
 def fit_logistic(design: Floats, outcomes: Floats, clusters: Sequence[object]) -> LogisticFit:

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.annotate.labels import DECOUPLED, RankingLabel, VerdictLabel, check_harmlessness, check_ranks, check_verdict
+from equipoise.annotate.labels import (
+    DECOUPLED,
+    Draft,
+    RankingLabel,
+    VerdictLabel,
+    check_harmlessness,
+    check_ranks,
+    check_verdict,
+)
 from equipoise.annotate.web.answers import (
     Ask,
     Sheet,
@@ -13,6 +21,7 @@ from equipoise.annotate.web.answers import (
     next_ask,
     order_of,
     read_steps,
+    steps_of,
 )
 from equipoise.errors import StoreError
 from equipoise.records import Verdict
@@ -48,8 +57,10 @@ def test_a_pair_takes_four_steps_and_three_where_the_verdicts_differ() -> None:
 def test_equal_is_one_step_whatever_the_verdicts() -> None:
     for first, second in product(("safe", "unsafe"), repeat=2):
         steps = [f"{first} 0", f"{second} 1", "rest helpfulness"]
-        assert ranks(sheet(), [*steps, "rest harmlessness"][: 4 if first == second else 3], "helpfulness") == (0, 0)
-    assert ranks(sheet(), ["unsafe 0", "unsafe 1", "tie helpfulness", "tie harmlessness"], "harmlessness") == (0, 0)
+        steps += ["rest harmlessness"] if first == second else []
+        assert ranks(sheet(), steps, "helpfulness") == (0, 0)
+    tied = ["unsafe 0", "unsafe 1", "tie helpfulness", "tie harmlessness"]
+    assert ranks(sheet(), tied, "harmlessness") == (0, 0)
 
 
 def test_every_weak_order_of_four_can_be_entered() -> None:
@@ -95,7 +106,8 @@ def test_a_changed_verdict_forgets_its_categories_and_the_harmlessness_ranking_o
     answers = read_steps(sheet(), [*steps, "safe 0", "unsafe 0"])
     assert answers.verdicts[0] == Verdict(is_safe=False)
     assert next_ask(sheet(), answers) == Ask("harmlessness")
-    assert read_steps(sheet(), [*steps, "unsafe 0"]).verdicts[0] == Verdict(is_safe=False, categories=("violence",))
+    again = read_steps(sheet(), [*steps, "unsafe 0"])
+    assert again.verdicts[0] == Verdict(is_safe=False, categories=("violence",))
 
 
 def test_a_complete_ranking_is_answered_anew_by_another_pick() -> None:
@@ -164,6 +176,8 @@ def test_whatever_can_be_entered_is_a_possible_label(walk: tuple[Sheet, list[str
             labels_of(asked, answers, "item", "ann", range(asked.count))
         return
     labels = labels_of(asked, answers, "item", "ann", range(asked.count))
+    again = steps_of(asked, Draft.of(labels), range(asked.count))
+    assert labels_of(asked, read_steps(asked, again), "item", "ann", range(asked.count)) == labels
     verdicts = {label.position: label.verdict for label in labels if isinstance(label, VerdictLabel)}
     for position, verdict in verdicts.items():
         check_verdict(verdict, position, asked.count, where="")

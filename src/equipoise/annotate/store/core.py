@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -27,7 +27,7 @@ from equipoise.annotate.labels import (
     check_verdict,
     question_of,
 )
-from equipoise.annotate.store.schema import check_version, migrate
+from equipoise.annotate.store.schema import STEPS, check_version, migrate
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 
@@ -68,6 +68,7 @@ class Store:
             StoreError: It is missing (read-only), no database, not ours, or of a newer version.
         """
         self.path = path
+        self._is_inside = False
         try:
             uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
@@ -82,13 +83,23 @@ class Store:
             ) from error
 
     def _prepare(self, read_only: bool) -> None:
-        check_version(self._db, self.path)
+        version = check_version(self._db, self.path)
+        if read_only and version < len(STEPS):
+            self._read_older()
         if not read_only:
             with WRITING:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 migrate(self._db, self.path)
         self._db.execute("PRAGMA synchronous = FULL")  # a commit has reached the disk when it returns
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _read_older(self) -> None:
+        """Go on with a copy in memory that is up to date: a read-only file stays as it is."""
+        with closing(self._db) as older:
+            self._db = sqlite3.connect(":memory:", isolation_level=None)
+            older.backup(self._db)
+        migrate(self._db, self.path)
+        self._db.execute("PRAGMA query_only = ON")
 
     def __enter__(self) -> Self:
         return self
@@ -129,12 +140,13 @@ class Store:
         Raises:
             StoreError: The database cannot be written: locked, read-only, disk full.
         """
-        if self._db.in_transaction:
+        if self._is_inside:
             yield
             return
         with WRITING:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
+                self._is_inside = True
                 yield
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
@@ -143,6 +155,7 @@ class Store:
                     "The labels cannot be saved.", where=str(self.path), why=str(error), fix=fix
                 ) from error
             finally:
+                self._is_inside = False
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
@@ -151,10 +164,12 @@ class Store:
         """Everything read inside is of one moment, while others go on writing."""
         try:
             self._db.execute("BEGIN")
+            self._is_inside = True
             yield
         except sqlite3.Error as error:
             raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
         finally:
+            self._is_inside = False
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
@@ -167,8 +182,8 @@ class Store:
         try:
             return self._db.execute(sql, named or values).fetchall()
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                raise  # `transaction` or `snapshot` says it
+            if self._is_inside:
+                raise  # `transaction` or `snapshot` says it; a full disk has ended the transaction already
             raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
 
     def one(self, sql: str, *values: object, **named: object) -> tuple[Any, ...] | None:

@@ -20,9 +20,9 @@ MINE = "SELECT 1 FROM assignments m WHERE m.item = i.number AND m.labeller = :me
 GOLD = "SELECT 1 FROM gold g WHERE g.item = i.number"
 PLACES = """(i.done + (
     SELECT count(*) FROM assignments a JOIN labellers l ON l.number = a.labeller
-    WHERE a.item = i.number AND a.labeller != :me AND a.state = 'open' AND l.kind = 'person'
+    WHERE a.item = i.number AND a.state = 'open' AND l.kind = 'person'
         AND (a.leased_until IS NULL OR a.leased_until > 0)))"""
-"""The places of item i that somebody has used or others hold."""
+"""The places of item i that are used or held, by anybody."""
 DECLINED = """(
     EXISTS (SELECT 1 FROM declined d WHERE d.labeller = :me AND d.category = i.category)
     OR EXISTS (SELECT 1 FROM verdicts v, json_each(v.verdict, '$.categories') c

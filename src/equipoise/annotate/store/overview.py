@@ -1,24 +1,23 @@
-"""What a lead looks at: how far each set is, how fast labellers go, which items there are, what happened to one.
+"""What a lead looks at: how far each set is, which items there are, what happened to one.
 
-Reads only. Agreement is in `annotate.agreement`; what of this a page shows is in `web`.
+Reads only. Totals and paces are in `progress`, agreement is in `annotate.agreement`.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Literal, NamedTuple
 
 from equipoise.annotate.labels import Draft, Item, RankingLabel, VerdictLabel
 from equipoise.annotate.store.core import LabellerKind, Store
+from equipoise.annotate.store.leases import GOLD
 from equipoise.annotate.store.queue import NoteKind
 from equipoise.annotate.store.rulings import adjudications, find_item
 from equipoise.records import Prompt, Verdict
 
-DAY = 86400.0
 State = Literal["untouched", "begun", "complete", "gold"]
 STATES: tuple[State, ...] = ("untouched", "begun", "complete", "gold")
-IS_GOLD = "EXISTS (SELECT 1 FROM gold g WHERE g.item = i.number)"
+IS_GOLD = f"EXISTS ({GOLD})"
 STATE_SQL: dict[State, str] = {
     "untouched": f"i.done = 0 AND NOT {IS_GOLD}",
     "begun": f"i.done > 0 AND i.done < :overlap AND NOT {IS_GOLD}",
@@ -36,20 +35,6 @@ class SetProgress(NamedTuple):
     begun: int
     answers: int
     """What people have answered, at most `overlap` for each item."""
-
-
-class Pace(NamedTuple):
-    """One labeller's work. `seconds` is the median time per item, None if unknown; `last_at` is since 1970."""
-
-    name: str
-    kind: LabellerKind
-    is_active: bool
-    done: int
-    skipped: int
-    in_hand: int
-    last_week: int
-    seconds: float | None
-    last_at: float | None
 
 
 class ItemRow(NamedTuple):
@@ -140,30 +125,15 @@ def sets(store: Store, overlap: int) -> list[SetProgress]:
     return [SetProgress(*row) for row in rows]
 
 
-def paces(store: Store, now: float) -> list[Pace]:
-    """Every labeller's work, people first, in the order in which they were added."""
-    durations: dict[str, list[float]] = {}
-    for name, seconds in store.rows(
-        "SELECT l.name, a.finished_at - a.opened_at FROM assignments a JOIN labellers l ON l.number = a.labeller"
-        " WHERE a.state = 'done' AND a.finished_at > a.opened_at"
-    ):
-        durations.setdefault(name, []).append(seconds)
-    rows = store.rows(
-        "SELECT l.name, l.kind, l.is_active, coalesce(sum(a.state IN ('done', 'reopened')), 0),"
-        " coalesce(sum(a.state = 'skipped'), 0), coalesce(sum(a.state IN ('open', 'reopened')"
-        " AND coalesce(a.leased_until > ?1, 1)), 0), coalesce(sum(a.state = 'done' AND a.finished_at > ?2), 0),"
-        " max(a.finished_at) FROM labellers l LEFT JOIN assignments a ON a.labeller = l.number"
-        " GROUP BY l.number ORDER BY l.kind != 'person', l.number",
-        *(now, now - 7 * DAY),
-    )
-    return [
-        Pace(
-            *(name, kind, bool(active), done, skipped, held, week),
-            seconds=median(durations[name]) if name in durations else None,
-            last_at=last,
+def answered_since(store: Store, since: float) -> dict[str, int]:
+    """Labeller → items finished after that moment; nobody who finished none."""
+    return dict(
+        store.rows(
+            "SELECT l.name, count(*) FROM assignments a JOIN labellers l ON l.number = a.labeller"
+            " WHERE a.state IN ('done', 'reopened') AND a.finished_at > ? GROUP BY l.number",
+            since,
         )
-        for name, kind, active, done, skipped, held, week, last in rows
-    ]
+    )
 
 
 def answers_by_day(store: Store, now: float, days: int) -> list[int]:

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from equipoise.annotate.labels import RANK_QUESTIONS, Label, Question, RankingLabel, RankQuestion, VerdictLabel
+from equipoise.annotate.labels import (
+    RANK_QUESTIONS,
+    Draft,
+    Label,
+    Question,
+    RankingLabel,
+    RankQuestion,
+    VerdictLabel,
+)
 from equipoise.errors import StoreError
 from equipoise.records import Verdict
 
@@ -151,6 +159,22 @@ def labels_of(sheet: Sheet, answers: Answers, item: str, labeller: str, shown: S
     return labels
 
 
+def steps_of(sheet: Sheet, draft: Draft, shown: Sequence[int]) -> tuple[str, ...]:
+    """Steps that lead to a draft's answers, for an item that was finished and is opened again."""
+    steps = list[str]()
+    for at, position in enumerate(shown):
+        verdict = draft.verdicts.get(position)
+        if verdict is not None and verdict.is_safe is not None:
+            steps.append(f"{'safe' if verdict.is_safe else 'unsafe'} {at}")
+            steps += [f"category {at} {name}" for name in verdict.categories if name in sheet.categories]
+            if not verdict.is_safe and sheet.has_severity and verdict.severity in SEVERITIES:
+                steps.append(f"severity {at} {verdict.severity}")
+    for question in sheet.rankings:
+        if ranks := draft.rankings.get(question):
+            steps += _ranking_steps(sheet, steps, question, [ranks[position] for position in shown])
+    return tuple(steps)
+
+
 def _classes(sheet: Sheet, answers: Answers, question: RankQuestion) -> tuple[Group, ...]:
     """The responses in groups whose order is settled; only within one is there something to ask."""
     everything = tuple(range(sheet.count))
@@ -181,7 +205,7 @@ def _take(sheet: Sheet, answers: Answers, step: str) -> Answers:
 
 def _position(sheet: Sheet, text: str) -> int:
     if text not in [str(position) for position in range(sheet.count)]:
-        raise StoreError("There is no such response.", why=f"{text[:20]!r} of {sheet.count}", fix="Reload the page.")
+        raise StoreError("There is no such response.", why=f"{text[:20]!r} of {sheet.count}")
     return int(text)
 
 
@@ -205,7 +229,7 @@ def _judge(sheet: Sheet, answers: Answers, position: int, *, is_safe: bool) -> A
     if old and old.is_safe is is_safe:
         return replace(answers, latest=position)
     new = Verdict(is_safe=is_safe, severity=0 if is_safe and sheet.has_severity else None)
-    picks = {question: groups for question, groups in answers.picks.items() if question != "harmlessness"}
+    picks = {**answers.picks, "harmlessness": ()}
     return Answers(_replaced(answers.verdicts, position, new), picks, latest=position)
 
 
@@ -285,3 +309,18 @@ def _place(answers: Answers, question: RankQuestion, group: Group) -> Answers:
 
 def _replaced(verdicts: Sequence[Verdict | None], position: int, new: Verdict) -> tuple[Verdict | None, ...]:
     return tuple(new if at == position else old for at, old in enumerate(verdicts))
+
+
+def _ranking_steps(sheet: Sheet, before: Sequence[str], question: RankQuestion, ranks: Sequence[int]) -> list[str]:
+    steps = list[str]()
+    for rank in sorted(set(ranks)):
+        group = [at for at in range(sheet.count) if ranks[at] == rank]
+        left = open_places(sheet, answers := read_steps(sheet, [*before, *steps]), question)
+        if is_ranked(sheet, answers, question) or group[0] not in left:
+            continue  # it has placed itself
+        if len(group) > 1 and len(group) == len(left):
+            steps.append(f"rest {question}")
+        else:
+            steps.append(f"pick {question} {group[0]}")
+            steps += [step for at in group[1:] for step in (f"tie {question}", f"pick {question} {at}")]
+    return steps

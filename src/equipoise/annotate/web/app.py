@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from equipoise.annotate.store import project as projects
 from equipoise.annotate.store.core import STORE_FILE
-from equipoise.annotate.web import lead, pages, reports, security, signin
+from equipoise.annotate.web import labelling, lead, options, pages, redteam, reports, security, signin
 from equipoise.annotate.web.config import ServeConfig
 from equipoise.errors import EquipoiseError
 
@@ -39,6 +39,8 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
         try:
             yield
         finally:
+            if app.state.policy is not None:
+                await app.state.policy.close()
             desk.close()
 
     app = Starlette(
@@ -46,7 +48,10 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
             Mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static"),
             Route("/", go_home),
             *signin.routes(),
+            *labelling.routes(),
+            *options.routes(),
             *lead.routes(),
+            *redteam.routes(),
         ],
         middleware=[Middleware(security.Guard)],
         exception_handlers={
@@ -57,6 +62,7 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
         lifespan=lifespan,
     )
     app.state.settings = settings
+    app.state.policy, app.state.busy_chats = None, set()
     app.state.clock = clock
     app.state.desk = desk
     app.state.reports = reports.Reports()

@@ -4,7 +4,7 @@ Items, people and files have their own modules; who counts as a lead is in `secu
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +12,11 @@ from starlette.routing import Route
 
 from equipoise.annotate.store import overview
 from equipoise.annotate.store.core import Store
+from equipoise.annotate.store.progress import PersonProgress, people_progress
 from equipoise.annotate.web import lead_items, lead_team, pages, reports
+
+if TYPE_CHECKING:
+    from equipoise.annotate.agreement import Agreement
 
 DAYS = 28
 RATE_DAYS = 7
@@ -42,7 +46,8 @@ class Progress(NamedTuple):
     """How far the project is."""
 
     sets: list[overview.SetProgress]
-    paces: list[overview.Pace]
+    people: list[PersonProgress]
+    last_week: dict[str, int]
     by_day: list[int]
     forecast: Forecast
 
@@ -64,7 +69,8 @@ def read_progress(store: Store, overlap: int, now: float) -> Progress:
         by_day = overview.answers_by_day(store, now, DAYS)
         return Progress(
             sets,
-            overview.paces(store, now),
+            people_progress(store),
+            overview.answered_since(store, now - RATE_DAYS * 86400),
             by_day,
             forecast(sum(one.items * overlap - one.answers for one in sets), by_day),
         )
@@ -86,7 +92,7 @@ def forecast(left: int, by_day: Sequence[int]) -> Forecast:
 
 async def show_agreement(request: Request) -> Response:
     """Agreement per question and per category, and where the two preferences part."""
-    whom: reports.Whom = pages.query_choice(request, "whom", tuple(reports.KINDS), "people")
+    whom = pages.query_choice(request, "whom", reports.KINDS) or "people"
     report = await pages.in_reports(request, request.app.state.reports.get, whom)
     return pages.render(
         request,
@@ -101,11 +107,11 @@ async def show_agreement(request: Request) -> Response:
 
 async def show_labellers(request: Request) -> Response:
     """Agreement of each pair of labellers on one question."""
-    whom: reports.Whom = pages.query_choice(request, "whom", tuple(reports.KINDS), "people")
-    question = pages.query_choice(request, "question", reports.QUESTIONS, "safety")
+    whom = pages.query_choice(request, "whom", reports.KINDS) or "people"
+    question = pages.query_choice(request, "question", reports.QUESTIONS) or "safety"
 
-    def measure(store: Store) -> tuple[reports.Report, dict[tuple[str, str], object]]:
-        report = request.app.state.reports.get(store, whom)
+    def measure(store: Store) -> "tuple[reports.Report, dict[tuple[str, str], Agreement]]":
+        report: reports.Report = request.app.state.reports.get(store, whom)
         return report, reports.measure_labellers(report, question)
 
     report, pairs = await pages.in_reports(request, measure)
@@ -118,5 +124,3 @@ async def show_labellers(request: Request) -> Response:
         kinds=reports.KINDS,
         question=question,
     )
-
-

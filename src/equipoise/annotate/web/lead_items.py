@@ -36,7 +36,7 @@ def routes() -> Sequence[Route]:
 async def show_items(request: Request) -> Response:
     """Items by state, set, labeller, text, flag, or the number on another page that they stand behind."""
     query, offset = request.query_params, pages.query_number(request, "from", 0)
-    state = pages.query_choice(request, "state", overview.STATES, "") or None
+    state = pages.query_choice(request, "state", overview.STATES)
     overlap = request.app.state.project.config.overlap
 
     def find(store: Store) -> tuple[list[overview.ItemRow], int, list[overview.SetProgress]]:
@@ -70,26 +70,25 @@ async def show_items(request: Request) -> Response:
 def items_behind(request: Request, store: Store) -> list[str] | None:
     """The items behind a number of the agreement page, if the query names one."""
     query = request.query_params
-    whom: reports.Whom = pages.query_choice(request, "whom", tuple(reports.KINDS), "people")
-    if query.get("preferences"):
-        relation = pages.query_choice(request, "preferences", tuple(reports.RELATIONS), "apart")
+    whom = pages.query_choice(request, "whom", reports.KINDS) or "people"
+    if relation := pages.query_choice(request, "preferences", reports.RELATIONS):
         return list(dict.fromkeys(request.app.state.reports.get(store, whom).relations.items.get(relation, [])))
     question = query.get("question")
     if not question:
         return None
     if not question.startswith("category:"):
-        pages.query_choice(request, "question", reports.QUESTIONS, "")
-    units = pages.query_choice(request, "units", ("disputed", "compared"), "disputed")
+        pages.query_choice(request, "question", reports.QUESTIONS)
+    units = pages.query_choice(request, "units", ("disputed", "compared"))
     labellers = tuple(query[name] for name in ("one", "other") if query.get(name))
     report = request.app.state.reports.get(store, whom)
-    return reports.behind(report, question, labellers, disputed=units == "disputed")
+    return reports.behind(report, question, labellers, disputed=units != "compared")
 
 
 def describe_query(request: Request) -> str:
     """In words, which number of the agreement page the items stand behind; empty if none."""
     query = request.query_params
-    if relation := query.get("preferences"):
-        return f"pairs where {reports.RELATIONS.get(relation, relation)}"  # type: ignore[call-overload]
+    if relation := pages.query_choice(request, "preferences", reports.RELATIONS):
+        return f"pairs where {reports.RELATIONS[relation]}"
     if question := query.get("question"):
         what = question.replace("category:", "the category ").replace("single_dimension", "the mixed question")
         who = " and ".join(query[name] for name in ("one", "other") if query.get(name)) or "labellers"
@@ -139,10 +138,8 @@ async def save_ruling(request: Request) -> Response:
     """Settle what the labellers did not."""
     item = request.path_params["item"]
     answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
-    await pages.in_store(
-        request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request)
-    )
-    return pages.redirect(request, f"/lead/item/{item}#ruling")
+    await pages.in_store(request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request))
+    return pages.redirect(request, "/lead/adjudicate")
 
 
 def read_answers(request: Request, item: Item) -> Draft:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from equipoise.annotate.store import journal, overview, people, project
 from equipoise.annotate.store.core import Store
+from equipoise.annotate.store.progress import PersonProgress, people_progress
 from equipoise.annotate.web import pages, security
 from equipoise.annotate.web.lead_items import score_gold
 from equipoise.annotate.web.rendering import render_text
@@ -47,14 +48,22 @@ async def show_people(request: Request) -> Response:
 async def render_people(request: Request, link: str = "", invited: str = "") -> Response:
     """The page of people, with a new link if one was just made."""
 
-    def read(store: Store) -> tuple[list[people.Person], dict[str, overview.Pace], dict[str, tuple[int, int, int]]]:
+    def read(
+        store: Store,
+    ) -> tuple[list[people.Person], dict[str, PersonProgress], dict[str, tuple[int, int, int]]]:
         with store.snapshot():
-            paces = {pace.name: pace for pace in overview.paces(store, pages.now(request))}
-            return people.people(store), paces, score_gold(store)[1]
+            work = {one.name: one for one in people_progress(store)}
+            return people.people(store), work, score_gold(store)[1]
 
-    everybody, paces, scores = await pages.in_reports(request, read)
+    everybody, work, scores = await pages.in_reports(request, read)
     return pages.render(
-        request, "lead_people.html", people=everybody, paces=paces, scores=scores, personal_link=link, invited=invited
+        request,
+        "lead_people.html",
+        people=everybody,
+        work=work,
+        scores=scores,
+        personal_link=link,
+        invited=invited,
     )
 
 

@@ -108,7 +108,13 @@ def span(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 10:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} days"
+    return (
+        f"{minutes} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+        if minutes < 2880
+        else f"{minutes / 1440:.1f} days"
+    )
 
 
 def excerpt(text: str, most: int = 120) -> str:
@@ -196,19 +202,17 @@ async def show_failure(request: Request, error: Exception) -> Response:
     )
 
 
-def query_choice(request: Request, name: str, choices: Collection[ChoiceT], default: ChoiceT) -> ChoiceT:
-    """A part of the query that must be one of these.
+def query_choice(request: Request, name: str, choices: Collection[ChoiceT]) -> ChoiceT | None:
+    """A part of the query that must be one of these, if it is there.
 
     Raises:
         HTTPException: It is another, 400.
     """
-    value = request.query_params.get(name) or default
-    for choice in choices:
-        if choice == value:
-            return choice
-    if value == default:
-        return default
-    raise HTTPException(400, f"{name} cannot be {value!r}.")
+    value = request.query_params.get(name)
+    found = next((choice for choice in choices if choice == value), None)
+    if found is None and value:
+        raise HTTPException(400, f"{name} cannot be {value!r}.")
+    return found
 
 
 def query_number(request: Request, name: str, default: int, most: int = 10**9) -> int:

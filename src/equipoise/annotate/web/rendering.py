@@ -42,18 +42,23 @@ def show_hidden(text: str) -> str:
     return HIDDEN.sub(lambda match: f"⟦U+{ord(match.group()):04X}⟧", text.replace("\r\n", "\n"))
 
 
-def render_text(text: str) -> Rendered:
-    """A response or a turn of a conversation as HTML without script, link, image or attribute of its own."""
+def render_text(text: str, *, keeps_lines: bool = True) -> Rendered:
+    """A text as HTML without script, link, image or attribute of its own.
+
+    Args:
+        text: A response, a turn of a conversation, a guideline.
+        keeps_lines: A line end in a paragraph stays one, as models mean it; in Markdown proper it is a space.
+    """
     count = len(text)
     if not text.strip():
         shown = "The text is empty." if not text else "The text is nothing but white space."
         return Rendered(f'<p class="empty">{shown}</p>', count, is_cut=False)
     if count <= FORMATTED_CHARACTERS:
-        return Rendered(_markdown().render(show_hidden(text)), count, is_cut=False)
+        return Rendered(_markdown(keeps_lines).render(show_hidden(text)), count, is_cut=False)
     cut = text.rfind("\n", FORMATTED_CHARACTERS // 2, FORMATTED_CHARACTERS) + 1 or FORMATTED_CHARACTERS
     folded, missing = text[cut:FOLDED_CHARACTERS], max(0, count - FOLDED_CHARACTERS)
     html = (
-        f"{_markdown().render(show_hidden(text[:cut]))}"
+        f"{_markdown(keeps_lines).render(show_hidden(text[:cut]))}"
         f'<details class="fold"><summary>{len(folded):,} more characters</summary>'
         f'<div class="plain">{escape(show_hidden(folded))}</div></details>'
     )
@@ -63,35 +68,47 @@ def render_text(text: str) -> Rendered:
 
 
 @cache
-def _markdown() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}, renderer_cls=_TextOnly)
-    return parser.enable(["table", "strikethrough"])
+def _markdown(keeps_lines: bool) -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": keeps_lines}, renderer_cls=_WithoutAttributes)
+    parser.enable(["table", "strikethrough"])
+    for name, rule in (
+        ("link_open", _open_link),
+        ("link_close", _close_link),
+        ("image", _image),
+        ("fence", _fence),
+    ):
+        parser.add_render_rule(name, rule)
+    return parser
 
 
-class _TextOnly(RendererHTML):
-    """Links and images as text with their address; no class, start or style that the text could choose."""
+class _WithoutAttributes(RendererHTML):
+    """No class, address or style that the text could choose; only where a numbered list starts."""
 
-    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        return '<span class="link">'
-
-    def link_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        start = max(i for i in range(idx) if tokens[i].type == "link_open")  # links do not nest
-        address, inside = str(tokens[start].attrGet("href") or ""), tokens[start + 1 : idx]
-        is_bare = tokens[start].markup == "autolink" or "".join(token.content for token in inside) == address
-        return "</span>" if is_bare else f'</span> <span class="address">({escape(address)})</span>'
-
-    def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        address = escape(str(tokens[idx].attrGet("src") or ""))
-        words = escape(self.renderInlineAsText(tokens[idx].children or [], options, env))
-        return f'<span class="address">[image: {words} ({address})]</span>'
-
-    def fence(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        words = tokens[idx].info.split()
-        name = f'<span class="code-name">{escape(words[0])}</span>' if words else ""
-        return f"<pre>{name}<code>{escape(tokens[idx].content)}</code></pre>\n"
-
-    def renderAttrs(self, token: Token) -> str:  # noqa: N802, the library's name
+    @staticmethod
+    def renderAttrs(token: Token) -> str:  # noqa: N802, the library's name
         start = token.attrGet("start")
         if token.type == "ordered_list_open" and str(start).isdecimal():
             return f' start="{start}"'
         return ""
+
+
+def _open_link(*_: object) -> str:
+    return '<span class="link">'
+
+
+def _close_link(_renderer: RendererHTML, tokens: Sequence[Token], idx: int, *_: object) -> str:
+    start = max(i for i in range(idx) if tokens[i].type == "link_open")  # links do not nest
+    address, inside = str(tokens[start].attrGet("href") or ""), tokens[start + 1 : idx]
+    is_bare = tokens[start].markup == "autolink" or "".join(token.content for token in inside) == address
+    return "</span>" if is_bare else f'</span> <span class="address">({escape(address)})</span>'
+
+
+def _image(renderer: RendererHTML, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+    words = escape(renderer.renderInlineAsText(tokens[idx].children or [], options, env))
+    return f'<span class="address">[image: {words} ({escape(str(tokens[idx].attrGet("src") or ""))})]</span>'
+
+
+def _fence(_renderer: RendererHTML, tokens: Sequence[Token], idx: int, *_: object) -> str:
+    words = tokens[idx].info.split()
+    name = f'<span class="code-name">{escape(words[0])}</span>' if words else ""
+    return f"<pre>{name}<code>{escape(tokens[idx].content)}</code></pre>\n"

@@ -1,10 +1,10 @@
-"""Numbers on the lead's pages that need every label: agreement, disagreement, what is unsettled, and the items behind.
+"""Numbers on the lead's pages that need every label, and the items behind them: agreement, what is unsettled.
 
 Runs in the thread for long reads. Statistics are imported here only when somebody asks for them, so that a server
 starts without numpy and pandas.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,8 +12,8 @@ from equipoise.annotate.store import overview
 from equipoise.annotate.store.core import LabellerKind, Store
 
 if TYPE_CHECKING:
-    from equipoise.annotate.agreement import Agreement, AgreementQuestion
     from equipoise.annotate.aggregate import Resolved
+    from equipoise.annotate.agreement import Agreement, AgreementQuestion
     from equipoise.annotate.ballots import Ballots
 
 Whom = Literal["people", "people and judges", "everybody"]
@@ -29,7 +29,13 @@ RELATIONS: dict[Relation, str] = {
     "one tie": "one preference, and no lead in the other",
     "two ties": "no lead in either",
 }
-QUESTIONS = ("safety", "helpfulness", "harmlessness", "single_dimension", "refusal")
+QUESTIONS: "tuple[AgreementQuestion, ...]" = (
+    "safety",
+    "helpfulness",
+    "harmlessness",
+    "single_dimension",
+    "refusal",
+)
 
 
 class Relations(NamedTuple):
@@ -138,10 +144,12 @@ def behind(report: Report, question: str, labellers: tuple[str, ...], *, dispute
 
 def unsettled(report: Report) -> dict[str, list[str]]:
     """Item → the questions on which its votes give no answer and no lead has ruled."""
+    from equipoise.annotate.ballots import ResponseKey
+
     ballots, found = report.ballots, dict[str, list[str]]()
     keys: dict[tuple[str, ...], list[str]] = {}
     for key, items in ballots.items.items():
-        texts = (key.first, key.second) if hasattr(key, "first") else (key.text,)
+        texts = (key.text,) if isinstance(key, ResponseKey) else (key.first, key.second)
         keys.setdefault((key.prompt, *texts), []).extend(items)
     for one in report.resolved.unresolved:
         for item in keys[one.prompt.id, *one.responses]:
