@@ -206,22 +206,18 @@ def _ranking(sheet: Sheet, answers: Answers, number: int, ask: Ask, now: Ask | N
         buttons = _many_buttons(sheet, answers, question, rank, is_now=is_now)
     if is_waiting:
         buttons = tuple(Button(b.step, b.text, is_off_limits=True) for b in buttons)
-    explanation = (
-        "" if is_waiting or not (is_now or question == "harmlessness") else _explain(sheet, answers, question)
-    )
+    is_explained = not is_waiting and (is_now or question == "harmlessness")
     if sheet.count > 2 and is_now and not is_done:
         hint += " Best first."
     return Section(
         number,
         title,
         hint="After the verdicts." if is_waiting else hint,
-        summary=write_order(order) + (".." if not is_done else "") + "."
-        if order and sheet.count > 2 and not is_waiting
-        else "",
+        summary=f"{write_order(order)}{'' if is_done else ' …'}" if sheet.count > 2 and not is_waiting else "",
         buttons=buttons,
         is_now=is_now,
         is_answered=is_done and not is_waiting,
-        explanation=explanation,
+        explanation=_explain(sheet, answers, question) if is_explained else "",
     )
 
 

@@ -37,7 +37,7 @@ function press(key) {
 function toggle(details, open = !details.open) {
   for (const other of document.querySelectorAll("details.pop[open], details.drawer[open]")) other.open = false;
   details.open = open;
-  if (open) (details.querySelector("input:not([type=hidden]), textarea, .sheet") ?? details).focus();
+  if (open) details.querySelector("textarea, .sheet button, .sheet[tabindex]").focus();
   else details.querySelector("summary").focus();
 }
 
