@@ -1,8 +1,8 @@
 """Label Studio's JSON export (1.0 to 1.21, `Export → JSON`): tasks with their annotations.
 
 Read are the results of Pairwise, Ranker (a list without buckets), and Choices; an answer of another kind is
-refused. An annotator is known by e-mail, where the export has it, else by number. Cancelled annotations, drafts and models'
-predictions are no labels: counted.
+refused. An annotator is known by e-mail, where the export has it, else by number. Cancelled annotations, drafts
+and predictions of models are no labels: counted.
 """
 
 from collections.abc import Mapping
