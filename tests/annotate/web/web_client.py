@@ -55,8 +55,8 @@ class Browser(TestClient):
 class Site:
     """A project that is being served."""
 
-    def __init__(self, path: Path, app: Starlette, clock: Clock) -> None:
-        self.path, self.app, self.clock = path, app, clock
+    def __init__(self, path: Path, app: Starlette, clock: Clock, item: str = "") -> None:
+        self.path, self.app, self.clock, self.item = path, app, clock, item
 
     def store(self) -> Store:
         return Store(self.path / STORE_FILE)
