@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -27,7 +27,7 @@ from equipoise.annotate.labels import (
     check_verdict,
     question_of,
 )
-from equipoise.annotate.store.schema import check_version, migrate
+from equipoise.annotate.store.schema import STEPS, check_version, migrate
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 
@@ -83,13 +83,23 @@ class Store:
             ) from error
 
     def _prepare(self, read_only: bool) -> None:
-        check_version(self._db, self.path)
+        version = check_version(self._db, self.path)
+        if read_only and version < len(STEPS):
+            self._read_older()
         if not read_only:
             with WRITING:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 migrate(self._db, self.path)
         self._db.execute("PRAGMA synchronous = FULL")  # a commit has reached the disk when it returns
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _read_older(self) -> None:
+        """Go on with a copy in memory that is up to date: a read-only file stays as it is."""
+        with closing(self._db) as older:
+            self._db = sqlite3.connect(":memory:", isolation_level=None)
+            older.backup(self._db)
+        migrate(self._db, self.path)
+        self._db.execute("PRAGMA query_only = ON")
 
     def __enter__(self) -> Self:
         return self

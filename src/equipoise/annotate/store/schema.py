@@ -224,7 +224,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Take the database through the steps it lacks, all or none.
 
-    An older file is first copied to its own name with `.v` and its version added.
+    An older file is first copied to `path` with `.v` and its version added; a database in memory has no file.
 
     Raises:
         StoreError: See `check_version`.
@@ -234,7 +234,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = check_version(connection, path)  # another process may have been faster
-        if 0 < version < len(STEPS):
+        is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
+        if is_file and 0 < version < len(STEPS):
             copy_database(connection, path.with_name(f"{path.name}.v{version}"))
         for step in STEPS[version:]:
             for statement in statements_in(step):
