@@ -27,6 +27,12 @@ class ProjectConfig(Config):
     )
 
 
+class CreateConfig(ProjectConfig):
+    """Begin a labelling project."""
+
+    project: Path = Field(description="Directory to make.")
+
+
 class SimulateConfig(Config):
     """Ask a panel of simulated labellers about finished responses."""
 
