@@ -1,10 +1,9 @@
 """The labeller's screen in a real browser: Debian's Chromium, driven by Playwright, and a server on loopback."""
 
-import re
 from collections.abc import Callable
 from contextlib import closing
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 from web_browser import Desk, item_of, keys_for, labels_in, needs_chromium, next_item
 
 from equipoise.annotate.labels import Item
@@ -99,13 +98,12 @@ def test_categories_take_one_key_each_and_severity_one(desk_of: Callable[..., De
     desk = desk_of([pair(0)], overlap=1, gold_share=0, taxonomy="pku19", severity=True)
     page = desk.join(desk.open(browser.new_page()))
     shown = desk.shown(item_of(page))
-    key = {
-        name: page_key
-        for name, page_key in zip(
-            *(re.findall(pattern, _categories(page, desk)) for pattern in (r"category 0 ([\w -]+)=", r"=(\w)")),
-            strict=True,
-        )
-    }
+    desk.press(page, "u")
+    page.wait_for_selector(".category")
+    buttons = [
+        (str(b.get_attribute("value")), b.get_attribute("data-key")) for b in page.locator(".category").all()
+    ]
+    key = {value.removeprefix("category 0 "): str(pressed) for value, pressed in buttons}
     assert len(key) == len(set(key.values())) == 19
     desk.press(page, "2", key["Violence"], key["Drugs"], key["Drugs"], key["Animal Abuse"], "s")
     with next_item(page):
@@ -114,13 +112,6 @@ def test_categories_take_one_key_each_and_severity_one(desk_of: Callable[..., De
         verdicts = {label.position: label.verdict for label in store.verdicts()}
     assert verdicts[shown[0]].categories == ("Violence", "Animal Abuse") and verdicts[shown[0]].severity == 2
     assert verdicts[shown[1]].is_safe and verdicts[shown[1]].severity == 0
-
-
-def _categories(page: Page, desk: Desk) -> str:
-    desk.press(page, "u")
-    page.wait_for_selector(".category")
-    buttons = page.locator(".category").all()
-    return "\n".join(f"{one.get_attribute('value')}={one.get_attribute('data-key')}" for one in buttons)
 
 
 def test_an_order_that_verdicts_settle_is_filled_in_and_explained(
