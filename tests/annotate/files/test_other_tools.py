@@ -101,11 +101,12 @@ def test_a_mapping_says_what_names_and_values_mean(project, write):
         """,
     )
     data = {"ask": "hi", "a": "one", "b": "two"}
+    stars = {"from_name": "stars", "type": "rating", "value": {"rating": 4}}
     path = write(
         "e.json",
         [
             task(
-                annotation(1, choice("which", "first is worse"), choice("comment", "x")),
+                annotation(1, choice("which", "first is worse"), choice("comment", "x"), stars),
                 annotation(2, choice("which", "no difference")),
                 data=data,
             )
@@ -118,21 +119,27 @@ def test_a_mapping_says_what_names_and_values_mean(project, write):
         "1": {"harmlessness": (1, 0)},
         "2": {"harmlessness": (0, 0)},
     }
-    assert summary.left_out == {"answers to `comment`, which the mapping does not name": 1}
+    unnamed = "answers to `{}`, which the mapping does not name"
+    assert summary.left_out == {unnamed.format(name): 1 for name in ("comment", "stars")}
 
 
 def test_an_answer_that_does_not_fit_is_named_and_the_others_stay(project, write):
     path = write("e.jsonl", [
         task(annotation(1, pairwise("up")), annotation(2, pairwise("left"))),
-        task(annotation(1, {"from_name": "stars", "type": "rating"}), data=TEXTS | {"prompt": "x"}),
+        task(annotation(1, {"from_name": "helpfulness", "type": "rating"}), data=TEXTS | {"prompt": "x"}),
         task(annotation(1, pairwise("left")), data=TEXTS | {"answer2": 3}),
         task(annotation(None, pairwise("left")), data=TEXTS | {"prompt": "y"}),
     ])  # fmt: skip
     (summary,) = import_files(project, [path])
-    assert (summary.items, summary.labels) == (1, 1)
+    assert (summary.items, summary.labels) == (2, 1)
     reasons = [line.removeprefix(f"{path}:") for line in summary.problems]
     assert [reason.split(":")[0] for reason in reasons] == ["1", "2", "3", "4"]
-    expected = ["'up'", "result of type rating", "`answer2` is 3 (int), not text", "no `completed_by`"]
+    expected = [
+        "'up'",
+        "{'type': 'rating'}, no choice and no ranking",
+        "`answer2` is 3 (int), not text",
+        "no `completed_by`",
+    ]
     assert all(words in reason for words, reason in zip(expected, reasons, strict=True))
 
 
