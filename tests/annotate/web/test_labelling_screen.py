@@ -185,9 +185,9 @@ def test_two_tabs_on_one_item(desk_of: Callable[..., Desk], browser: Browser) ->
     assert labels_in(desk)[first][1] != {}
 
 
-def test_blur_break_and_declined_categories(desk_of: Callable[..., Desk], browser: Browser) -> None:
+def test_blurred_responses_and_declined_categories(desk_of: Callable[..., Desk], browser: Browser) -> None:
     category = "animal_abuse"
-    items = [pair(0, kind="harmful"), pair(1), pair(2), pair(3, category=category)]
+    items = [pair(0, kind="harmful"), pair(1), pair(2, category=category)]
     desk = desk_of(items, overlap=1, gold_share=0)
     page = desk.join(desk.open(browser.new_page()))
     assert item_of(page) == items[0].id
@@ -196,12 +196,6 @@ def test_blur_break_and_declined_categories(desk_of: Callable[..., Desk], browse
     expect(page.get_by_role("alert").first).to_contain_text("still blurred")
     desk.press(page, "Shift+V")
     expect(page.locator("[data-blurred]")).to_have_count(0)
-    with next_item(page):
-        desk.press(page, "s", "s", "0", "0")
-    for _ in range(8):
-        desk.now[0] += 420
-        page.reload()
-        desk.press(page, "s", "Backspace")
     with next_item(page):
         desk.press(page, "s", "s", "0", "0")
     desk.press(page, "Shift+O")
@@ -214,7 +208,27 @@ def test_blur_break_and_declined_categories(desk_of: Callable[..., Desk], browse
     with next_item(page):
         desk.press(page, "s", "s", "0", "0")
     expect(page.locator("#panel")).to_contain_text("apart from the categories you declined")
-    assert labels_in(desk)[items[3].id] == ((None, None), {})
+    assert labels_in(desk)[items[2].id] == ((None, None), {})
+
+
+def test_a_break_is_suggested_after_a_stretch_without_a_pause(
+    desk_of: Callable[..., Desk], browser: Browser
+) -> None:
+    desk = desk_of([pair(number) for number in range(6)], overlap=1, gold_share=0, break_after_minutes=30)
+    page = desk.join(desk.open(browser.new_page()))
+    suggestion = page.get_by_text("A short break helps you and the labels")
+    for _ in range(4):  # 500 s each, 33 minutes
+        expect(suggestion).to_have_count(0)
+        desk.now[0] += 500
+        with next_item(page):
+            desk.press(page, "s", "s", "0", "0")
+    expect(suggestion).to_be_visible()
+    desk.press(page, "Shift+B")
+    expect(suggestion).to_have_count(0)
+    desk.now[0] += 500
+    with next_item(page):
+        desk.press(page, "s", "s", "0", "0")
+    expect(suggestion).to_have_count(0)
 
 
 def test_a_phone_by_touch_without_keys(desk_of: Callable[..., Desk], browser: Browser) -> None:
