@@ -115,7 +115,9 @@ class ScriptedJudge:
 def scripted_judge() -> Iterator[ScriptedJudge]:
     judge = ScriptedJudge()
     app = Starlette(routes=[Route("/v1/chat/completions", judge.complete, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
+    )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         judge.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

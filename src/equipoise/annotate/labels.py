@@ -19,8 +19,6 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
-from pydantic import Field
-
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Record, Verdict
 

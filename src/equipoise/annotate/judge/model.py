@@ -6,7 +6,7 @@ harmful than one that it calls unsafe, as for people. Left out: HTTP (`endpoint`
 
 from dataclasses import dataclass
 
-from equipoise.annotate.judge.config import EndpointJudge
+from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.endpoint import Endpoint, RejectedError
 from equipoise.annotate.judge.judge import Heard, Judgement, Pair, combine_orders, pairs_of, rank_pairs
 from equipoise.annotate.judge.parser import Reason, Unscored, parse_choice, parse_verdict
@@ -98,7 +98,7 @@ def _consistent(ranks: tuple[int, ...], verdicts: dict[int, Verdict]) -> tuple[i
 
 
 def settle_structure(
-    config: EndpointJudge, endpoint: Endpoint, rubrics: Rubrics, harms: Harms, item: Item
+    config: EndpointSource, endpoint: Endpoint, rubrics: Rubrics, harms: Harms, item: Item
 ) -> bool:
     """Whether to send a JSON schema with every request: tried on an item's first question where it is open.
 
