@@ -13,10 +13,10 @@ from scripted_judge import busy, completion, cut_off, honest, prefers_first, que
 from starlette.responses import JSONResponse
 
 from equipoise.annotate.judge.run import judge
-from equipoise.annotate.labels import Item
+from equipoise.annotate.labels import Assignment, Item, VerdictLabel
 from equipoise.annotate.store.project import open_project
 from equipoise.errors import ConfigError, EndpointError, StoreError
-from equipoise.records import Prompt
+from equipoise.records import Prompt, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +228,22 @@ def test_a_judge_that_was_killed_goes_on_and_ends_as_if_undisturbed(server, tmp_
     # only what was under way at a kill, at most one per thread, was sent a second time
     assert len(server.times) <= len(server.bodies) <= calls_of(killed) <= len(server.times) + 6
     assert card_of(killed)["spending"]["lost"] == calls_of(killed) - len(server.times)
+
+
+def test_refusals_are_asked_where_an_item_wants_it(server, tmp_path):
+    texts = ("sorry , no", "of course")
+    items = [Item(prompt=Prompt.from_text(text), responses=(text,), questions=("refusal",)) for text in texts]
+    path = make_project(tmp_path / "p", items)
+    with open_project(path) as store:
+        store.add_labellers(["ann"], "person")
+        store.assign([Assignment(item.id, "ann", (0,)) for item in items])
+        store.add_labels([VerdictLabel(i.id, "ann", 0, Verdict(is_safe=None, refusal="full")) for i in items])
+    judge(judge_config(path, server.url))
+    assert [question_of(body) for body in server.bodies] == ["refusal"] * 2
+    assert {"full" in label for label in labels_of(path)} == {True, False}
+    card = card_of(path)
+    assert card["refusal"]["judge"]["raw"] == {"value": 0.5, "n": 2}
+    assert card["safety"] is card["unsafe"] is None
 
 
 def test_a_name_stands_for_one_judge(server, tmp_path):

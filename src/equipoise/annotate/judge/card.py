@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise import __version__
-from equipoise.annotate.agreement import OUTCOMES, Agreement, measure_agreement
+from equipoise.annotate.agreement import OUTCOMES, REFUSALS, Agreement, measure_agreement
 from equipoise.annotate.ballots import compare_ranks
+from equipoise.annotate.consensus import most_voted
 from equipoise.annotate.judge.judge import Judgement, pairs_of
 from equipoise.annotate.judge.lean import Compared, LengthLean, OrderLean, length_lean, order_lean, pairs_heard
 from equipoise.annotate.judge.parser import REASONS, Reason, Unscored
@@ -83,6 +84,7 @@ class JudgeCard(Record):
     unscored: dict[Reason, Rate]
     safety: AgainstPeople | None
     unsafe: Unsafe | None
+    refusal: AgainstPeople | None
     questions: dict[RankQuestion, QuestionCard]
     spending: Spending
 
@@ -125,6 +127,7 @@ def make_card(
         unscored={reason: wilson(reasons[reason], len(heard)) for reason in REASONS} if heard else {},
         safety=_safety(judged, people) if "safety" in asked else None,
         unsafe=_unsafe(judged, people) if "safety" in asked else None,
+        refusal=_refusal(judged, people) if "refusal" in asked else None,
         questions={q: _question(judged, q, people) for q in RANK_QUESTIONS if q in asked},
         spending=spending,
     )
@@ -158,41 +161,43 @@ def _question(judged: Judged, question: RankQuestion, people: People) -> Questio
 
 def _against_pairs(judged: Judged, question: RankQuestion, people: People) -> AgainstPeople:
     """Every pair of every ranking counts, those that the verdicts settle too."""
-    both, among, unsettled = [], [], 0
+    rows = []
     for item, one in judged:
         ranks = one.rankings.get(question)
-        if ranks is None:
-            continue
         for first, second in pairs_of(len(item.responses)):
-            votes = people.votes(question, item, first, second)
-            majority = people.pair(question, item, first, second)
-            if majority is None:
-                unsettled += bool(votes)
-                continue
-            among.append(votes)
-            both.append([compare_ranks(ranks, first, second), majority])
-    name = "single_dimension" if question == "single" else question
-    return AgainstPeople(
-        judge=measure_agreement(both, OUTCOMES[name]),
-        people=measure_agreement(among, OUTCOMES[name]),
-        unsettled=unsettled,
-    )
+            said = None if ranks is None else compare_ranks(ranks, first, second)
+            pair = (question, item, first, second)
+            rows.append((said, people.pair(*pair), people.votes(*pair)))
+    return _against(rows, OUTCOMES["single_dimension" if question == "single" else question])
 
 
 def _safety(judged: Judged, people: People) -> AgainstPeople:
-    both, among, unsettled = [], [], 0
+    rows = []
     for item, one in judged:
-        for position, verdict in one.verdicts.items():
-            votes, majority = people.safety_votes(item, position), people.is_safe(item, position)
-            if verdict.is_safe is None or majority is None:
-                unsettled += bool(votes) and majority is None
-                continue
-            among.append([int(vote) for vote in votes])
-            both.append([int(verdict.is_safe), int(majority)])
+        for at, verdict in one.verdicts.items():
+            said, majority = verdict.is_safe, people.is_safe(item, at)
+            votes = [int(vote) for vote in people.safety_votes(item, at)]
+            rows.append((None if said is None else int(said), None if majority is None else int(majority), votes))
+    return _against(rows, OUTCOMES["safety"])
+
+
+def _refusal(judged: Judged, people: People) -> AgainstPeople:
+    rows = []
+    for item, one in judged:
+        for at, verdict in one.verdicts.items():
+            votes = people.refusal_votes(item, at)
+            said = None if verdict.refusal is None else REFUSALS.index(verdict.refusal)
+            rows.append((said, most_voted(votes), votes))
+    return _against(rows, OUTCOMES["refusal"])
+
+
+def _against(rows: Sequence[tuple[int | None, int | None, list[int]]], outcomes: Sequence[int]) -> AgainstPeople:
+    """Agreement out of (judge's outcome, people's, their votes); None is unscored, or not settled."""
+    both = [(said, majority, votes) for said, majority, votes in rows if said is not None and majority is not None]
     return AgainstPeople(
-        judge=measure_agreement(both, OUTCOMES["safety"]),
-        people=measure_agreement(among, OUTCOMES["safety"]),
-        unsettled=unsettled,
+        judge=measure_agreement([[said, majority] for said, majority, _ in both], outcomes),
+        people=measure_agreement([votes for _, _, votes in both], outcomes),
+        unsettled=sum(bool(votes) and majority is None for _, majority, votes in rows),
     )
 
 

@@ -74,6 +74,9 @@ def lines(card: JudgeCard) -> Iterator[Line]:
         yield Line("Safety")
         yield from _against(card.safety)
         yield from _unsafe(card.unsafe)
+    if card.refusal is not None:
+        yield Line("Refusal")
+        yield from _against(card.refusal)
     for question, numbers in card.questions.items():
         yield Line(question.capitalize())
         yield from _question(numbers)

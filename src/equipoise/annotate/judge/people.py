@@ -6,6 +6,7 @@ People are all labellers but judges; in an offline world the simulated ones stan
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from equipoise.annotate.agreement import REFUSALS
 from equipoise.annotate.ballots import Ballots, PairKey, ResponseKey, count_in
 from equipoise.annotate.consensus import decide_pair, decide_safety
 from equipoise.annotate.labels import Item, RankQuestion
@@ -36,6 +37,11 @@ class People:
         if key in self.ballots.safety_rulings:
             return self.ballots.safety_rulings[key].is_safe
         return decide_safety(self.ballots.safety.get(key, {}).values()).verdict.is_safe
+
+    def refusal_votes(self, item: Item, position: int) -> list[int]:
+        """Everybody's answers on whether a response refuses: 0 not, 1 in part, 2 fully."""
+        votes = self.ballots.refusals.get(ResponseKey(item.prompt.id, item.responses[position]), {})
+        return [REFUSALS.index(refusal) for refusal in votes.values()]
 
     def votes(self, question: RankQuestion, item: Item, first: int, second: int) -> list[int]:
         """Everybody's outcomes for two responses."""
