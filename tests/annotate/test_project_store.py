@@ -156,6 +156,8 @@ def test_an_older_database_is_read_without_being_changed(tmp_path):
         assert len(list(store.items())) == 2
         assert [label.position for label in store.verdicts()] == [0]
         assert len(list(store.assignments())) == 2
+        with pytest.raises(StoreError, match="cannot be saved"):
+            store.add_labellers(["ann"], "person")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["labels.sqlite"]
 

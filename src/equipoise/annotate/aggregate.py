@@ -193,7 +193,7 @@ def _preference_pair(
     sides: Mapping[RankQuestion, Side | None],
     verdicts: Mapping[ResponseKey, Majority],
 ) -> PreferencePair:
-    keys = (ResponseKey(key.prompt, text) for text in (key.first, key.second))
+    keys = (ResponseKey(key.prompt, text, key.repeat) for text in (key.first, key.second))
     one, other = (verdicts.get(response, UNSCORED).verdict for response in keys)
     return PreferencePair(
         prompt=ballots.prompts[key.prompt],

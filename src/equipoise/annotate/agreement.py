@@ -1,7 +1,7 @@
 """How far labellers agree: raw agreement, Krippendorff's α and Gwet's AC1, each with its n. No store, no files.
 
 The measures take units (what was judged) with one outcome per labeller; below them are the questions that a lead
-asks of ballots: agreement per question, per category, per pair of labellers, and where the two preferences part.
+asks of ballots: agreement per question, per category and per pair of labellers.
 pandas and evalica are imported where α is computed: a server that shows no numbers yet does not pay for them.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.annotate.ballots import Ballots, PairKey
-from equipoise.records import PreferencePair, Record, Verdict
+from equipoise.annotate.ballots import Ballots
+from equipoise.records import Record, Verdict
 
 Floats = npt.NDArray[np.float64]
 AgreementQuestion = Literal["helpfulness", "harmlessness", "single_dimension", "safety", "refusal"]
@@ -62,13 +62,6 @@ class Agreement(Record):
     ac1: float | None = None
     ac1_interval: Interval | None = None
     units: int | None = None
-
-
-class Apart(NamedTuple):
-    """A pair whose two preferences part, and the ids of the items in which it was judged."""
-
-    pair: PreferencePair
-    items: tuple[str, ...]
 
 
 class _Table(NamedTuple):
@@ -237,18 +230,6 @@ def labeller_agreements(ballots: Ballots, question: AgreementQuestion) -> dict[t
         for one, other in combinations(sorted(votes), 2):
             shared.setdefault((one, other), []).append((votes[one], votes[other]))
     return {pair: measure_agreement(shared[pair], OUTCOMES[question]) for pair in sorted(shared)}
-
-
-def preferences_apart(ballots: Ballots, pairs: Iterable[PreferencePair]) -> list[Apart]:
-    """The pairs whose more helpful response is not the safer one, with the items they were labelled in.
-
-    Args:
-        ballots: What the pairs were aggregated from.
-        pairs: Aggregated pairs; those with an open preference are passed over.
-    """
-    keys = {(key.prompt, key.first, key.second): key for key in ballots.items if isinstance(key, PairKey)}
-    apart = [p for p in pairs if None not in (p.more_helpful, p.safer) and p.more_helpful != p.safer]
-    return [Apart(pair, tuple(ballots.items[keys[pair.prompt.id, *pair.responses]])) for pair in apart]
 
 
 def _measure(votes: Votes, outcomes: Sequence[int]) -> Agreement:

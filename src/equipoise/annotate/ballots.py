@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
-from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankingLabel, RankQuestion, VerdictLabel
+from equipoise.annotate.labels import RANK_QUESTIONS, Draft, Item, RankingLabel, RankQuestion, VerdictLabel
 from equipoise.annotate.store.core import LabellerKind, Store
+from equipoise.annotate.store.rulings import adjudications
 from equipoise.records import Prompt, Refusal, Verdict
 
 
@@ -19,6 +20,7 @@ class ResponseKey(NamedTuple):
 
     prompt: str
     text: str
+    repeat: int = 0
 
 
 class PairKey(NamedTuple):
@@ -81,14 +83,24 @@ def count_in(ballots: Ballots, store: Store, kinds: Collection[LabellerKind] | N
     for ranking in store.rankings():
         if ranking.labeller in voters:
             _count_ranking(ballots, pairs[ranking.item], ranking)
+    for item, ruling in adjudications(store).items():
+        _count_ruling(ballots, items[item], pairs[item], ruling)
 
 
 def _count_verdict(ballots: Ballots, item: Item, label: VerdictLabel) -> None:
-    response = ResponseKey(item.prompt.id, item.responses[label.position])
+    response = ResponseKey(item.prompt.id, item.responses[label.position], item.repeat)
     if "safety" in item.questions:
         ballots.safety[response][label.labeller] = label.verdict
     if "refusal" in item.questions and label.verdict.refusal is not None:
         ballots.refusals[response][label.labeller] = label.verdict.refusal
+
+
+def _count_ruling(ballots: Ballots, item: Item, pairs: list[_Place], ruling: Draft) -> None:
+    for position, verdict in ruling.verdicts.items():
+        ballots.safety_rulings[ResponseKey(item.prompt.id, item.responses[position], item.repeat)] = verdict
+    for question, ranks in ruling.rankings.items():
+        for pair, first, second in pairs:
+            ballots.pair_rulings[question][pair] = compare_ranks(ranks, first, second)
 
 
 def _count_ranking(ballots: Ballots, pairs: list[_Place], ranking: RankingLabel) -> None:
@@ -100,7 +112,7 @@ def _open_ballots(item: Item, ballots: Ballots) -> Iterator[_Place]:
     """Open the ballots for what an item asks; yields its pairs, none where it asks for no ranking."""
     prompt = ballots.prompts.setdefault(item.prompt.id, item.prompt).id
     for text in item.responses:
-        key = ResponseKey(prompt, text)
+        key = ResponseKey(prompt, text, item.repeat)
         _note(ballots, key, item)
         if "safety" in item.questions:
             ballots.safety.setdefault(key, {})

@@ -27,6 +27,12 @@ class ProjectConfig(Config):
     )
 
 
+class CreateConfig(ProjectConfig):
+    """Begin a labelling project."""
+
+    project: Path = Field(description="Directory to make.")
+
+
 class SimulateConfig(Config):
     """Ask a panel of simulated labellers about finished responses."""
 
@@ -63,6 +69,20 @@ class ResolveConfig(Config):
     kinds: tuple[Literal["person", "judge", "simulated"], ...] = Field(
         ("person", "judge", "simulated"), min_length=1, description="Whose labels count."
     )
+
+
+class ExportConfig(ResolveConfig):
+    """Turn a project's labels into a directory that reward and cost models train from."""
+
+    project: Path = Field(description="Directory of the labelling project.")
+    out: Path = Field(description="Directory to write to.")
+    pku_file: Literal["jsonl", "parquet"] = Field(
+        "jsonl", description="File type of the pairs as PKU-SafeRLHF has them."
+    )
+    pku_schema: Literal["auto", "original", "newer"] = Field(
+        "auto", description="Its fields; newer has categories and severities, auto takes it where there are any."
+    )
+    names: bool = Field(False, description="Write people's names instead of pseudonyms.")
 
 
 class AggregateConfig(ResolveConfig):

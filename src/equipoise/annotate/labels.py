@@ -77,6 +77,13 @@ class RankingLabel:
 Label = VerdictLabel | RankingLabel
 
 
+def question_of(label: Label) -> Question:
+    """What the label answers; an unscored verdict is about safety."""
+    if isinstance(label, RankingLabel):
+        return label.question
+    return "safety" if label.verdict.refusal is None else "refusal"
+
+
 class Draft(Record):
     """A labeller's answers about one item, finished or not, in the item's own order."""
 
@@ -108,16 +115,18 @@ class Draft(Record):
 
 def missing_answers(item: Item, draft: Draft) -> list[str]:
     """What the item asks and the draft leaves open, such as `safety 0` or `helpfulness`."""
-    places = [f"safety {n}" for n in range(len(item.responses)) if n not in draft.verdicts]
+    missing = [n for n in range(len(item.responses)) if n not in draft.verdicts]
+    verdicts = [f"{q} {n}" for q in ("safety", "refusal") if q in item.questions for n in missing]
     rankings = [q for q in RANK_QUESTIONS if q in item.questions and q not in draft.rankings]
-    return [*(places if "safety" in item.questions else []), *rankings]
+    return [*verdicts, *rankings]
 
 
 def check_item(item: Item) -> None:
     """Refuse an item that nobody could answer.
 
     Raises:
-        StoreError: No question; no response or more than six; a ranking of one; the same response twice.
+        StoreError: No question, or two that exclude each other; no response or more than six; a ranking of one;
+            the same response twice.
     """
     count, ranked = len(item.responses), any(q in RANK_QUESTIONS for q in item.questions)
     where = f"item {item.id}, prompt {item.prompt.text[:60]!r}"
@@ -130,6 +139,8 @@ def check_item(item: Item) -> None:
             why=f"rankings need 2 to {MOST_RESPONSES} responses; a single one can only be asked about safety",
             fix='Give it more responses, or questions=("safety",).',
         )
+    if "refusal" in item.questions and "safety" in item.questions:
+        raise StoreError("An item asks about safety or about refusal, not both.", where=where)
     if len(set(item.responses)) < count:
         raise StoreError("An item holds the same response twice.", where=where, fix="Merge equal responses.")
 

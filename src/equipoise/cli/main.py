@@ -21,6 +21,12 @@ INTERRUPTED = 130
 OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("data", "check"), "equipoise.cli.data:check", "Read a data file: counts, balance, bad rows, examples."),
     (("convert",), "equipoise.cli.convert:convert", "Published Beaver score models ↔ this package's layout."),
+    (("annotate", "import"), "equipoise.cli.annotate:import_files", "Files → a project's items and answers."),
+    (("annotate", "invite"), "equipoise.cli.annotate:invite", "A personal link for somebody, valid once."),
+    (("annotate", "status"), "equipoise.cli.annotate:status", "How far a project and its people are."),
+    (("annotate", "backup"), "equipoise.cli.annotate:backup", "A project → one file, while people go on working."),
+    (("annotate", "restore"), "equipoise.cli.annotate:restore", "A backup → a project in a new directory."),
+    (("annotate", "erase"), "equipoise.cli.annotate:erase", "Replace a person's name by a pseudonym for good."),
     (("doctor",), "equipoise.cli.doctor:doctor", "Versions, devices, memory, disk, known-bad pairs."),
 )
 GROUPS = {
@@ -117,7 +123,10 @@ def stage_command(stage: Stage) -> Callable[..., int]:
         from equipoise.cli.layering import resolve, to_toml
         from equipoise.config import config_hash
 
-        config = resolve(stage, recipes, settings or {})
+        files, tree = list(recipes), dict(settings or {})
+        if stage.place and files and not files[0].endswith(".toml"):
+            tree[stage.place] = files.pop(0)
+        config = resolve(stage, files, tree)
         if dry_run:
             print(f"# equipoise {stage.name}, settings {config_hash(config)}")
             print(to_toml(config.model_dump(mode="json")))
@@ -126,8 +135,11 @@ def stage_command(stage: Stage) -> Callable[..., int]:
         return 0
 
     command.__doc__ = stage.help
+    help = "TOML files, or names of shipped ones; later ones win."
+    if stage.place:
+        help = f"First the {stage.place}, if --{stage.place} is not given; then TOML files, later ones win."
     command.__annotations__ |= {
-        "recipes": Annotated[str, Parameter(help="TOML files, or names of shipped ones; later ones win.")],
+        "recipes": Annotated[str, Parameter(help=help)],
         "settings": Annotated[flags_type(stage.load_config()) | None, Parameter(name="*")],
         "dry_run": Annotated[
             bool, Parameter(negative=(), show_default=False, help="Print the resolved settings; run nothing.")

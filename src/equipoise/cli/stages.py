@@ -21,6 +21,8 @@ class Stage(NamedTuple):
     config: str
     run: str
     help: str
+    place: str = ""
+    """The setting that a word which is no TOML file stands for."""
 
     @property
     def name(self) -> str:
@@ -79,6 +81,27 @@ STAGES: tuple[Stage, ...] = (
         "equipoise.rollout.config:RespondConfig",
         "equipoise.rollout.respond:respond",
         "Prompts and a policy → several responses per prompt.",
+    ),
+    Stage(
+        ("annotate", "create"),
+        "equipoise.annotate.config:CreateConfig",
+        "equipoise.annotate.project:create",
+        "Begin a labelling project in a new directory.",
+        place="project",
+    ),
+    Stage(
+        ("annotate", "serve"),
+        "equipoise.cli.annotate:ServeProjectConfig",
+        "equipoise.cli.annotate:serve",
+        "The labelling web app of a project, on this machine unless told otherwise.",
+        place="project",
+    ),
+    Stage(
+        ("annotate", "export"),
+        "equipoise.annotate.config:ExportConfig",
+        "equipoise.annotate.files.export:export",
+        "A project → preferences to train from, every single label, and where each comes from.",
+        place="project",
     ),
     Stage(
         ("annotate", "simulate"),

@@ -1,7 +1,7 @@
 """What a file to be imported holds, whatever its format: items, and the labels that people gave them elsewhere."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -106,3 +106,14 @@ def check_answer(item: Item, answer: Answer) -> None:
     if "harmlessness" in answer.rankings:
         is_safe = {position: verdict.is_safe for position, verdict in answer.verdicts.items()}
         check_harmlessness(is_safe, answer.rankings["harmlessness"], where=where)
+
+
+def reorder(answer: Answer, old: Sequence[str], new: Sequence[str]) -> Answer:
+    """The same answer about the same responses in another order."""
+    if tuple(old) == tuple(new):
+        return answer
+    places = [old.index(text) for text in new]
+    return answer._replace(
+        verdicts={at: answer.verdicts[place] for at, place in enumerate(places) if place in answer.verdicts},
+        rankings={q: tuple(ranks[place] for place in places) for q, ranks in answer.rankings.items()},
+    )

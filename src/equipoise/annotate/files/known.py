@@ -5,6 +5,7 @@ Pairs and safety labels carry one label of nobody in particular: it is taken und
 left out and counted. Prompts and demonstrations hold nothing to label.
 """
 
+from functools import partial
 from pathlib import Path
 
 from equipoise.annotate.files.contents import Answer, Contents, Entry, check_answer, make_item
@@ -48,31 +49,31 @@ def read_known(path: Path, labels_as: str | None) -> Contents:
         if isinstance(record, Response):
             found.responses.append(record)
         else:
-            found.attempt(line, lambda line=line, record=record: _entry(found, line, record, labels_as))
+            found.attempt(line, partial(_entry, found, line, record, labels_as))
     return found
 
 
 def _entry(found: Contents, line: int, record: Record, labels_as: str | None) -> Entry | None:
     match record:
         case PreferencePair():
-            answers, texts = _answers_of_pair(record, labels_as), record.responses
+            answers = _answers_of_pair(record, labels_as)
+            item = make_item(record.prompt, record.responses, record.source, answers)
             found.left_out[UNNAMED] += labels_as is None and _is_labelled(record)
         case SafetyLabel():
             verdict = Verdict(is_safe=record.is_safe, categories=record.categories, severity=record.severity)
-            answers, texts = [Answer(labels_as, {0: verdict}, {})] if labels_as else [], (record.response,)
+            answers = [Answer(labels_as, {0: verdict}, {})] if labels_as else []
+            item = make_item(record.prompt, (record.response,), record.source, answers)
             found.left_out[UNNAMED] += labels_as is None
         case Comparison():
             answers = [
                 Answer(f"annotator{n}", {}, {"helpfulness": RANKS[vote]}) for n, vote in enumerate(record.votes, 1)
             ]
-            source = ", ".join(record.policies)
-            return Entry(line, make_item(record.prompt, record.responses, source, answers), tuple(answers))
+            item = make_item(record.prompt, record.responses, ", ".join(record.policies), answers)
         case RefusalLabel():
             return _refusal_entry(line, record)
         case _:
             what = "a prompt" if isinstance(record, Prompt) else "a demonstration"
             raise DataError(f"this is {what}: it holds no response to label")
-    item = make_item(record.prompt, texts, record.source, answers)
     for answer in answers:
         check_answer(item, answer)
     return Entry(line, item, tuple(answers))

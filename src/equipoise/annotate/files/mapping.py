@@ -1,8 +1,8 @@
 """Which field of another tool's file is the prompt, which the responses, and which of its questions asks what.
 
 Other tools let their users name everything. The defaults read files whose names are ours; anything else is said in
-a TOML file (`--mapping`). A question that the mapping does not name is left out and counted; an answer that does not
-fit its question is refused.
+a TOML file (`--mapping`). A question that the mapping does not name is left out and counted; an answer that does
+not fit its question is refused.
 """
 
 import re

@@ -1,6 +1,7 @@
 """Any file that can be imported → its contents: ours and the public sets, Label Studio, Argilla and Potato."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -47,11 +48,11 @@ def read_contents(path: Path, mapping: FileMap, labels_as: str | None) -> Conten
     if potato.matches(path):
         found = Contents(str(path), "potato")
         for row, said in potato.read_rows_of(path, found, mapping):
-            _add(found, row, lambda row=row, said=said: (row.value, said), mapping)
+            _add(found, row, partial(_as_is, row, said), mapping)
     elif path.is_file() and (tool := _find_tool(path)):
         found = Contents(str(path), tool.name)
         for row in read_rows(path):
-            _add(found, row, lambda row=row: tool.take(found, row.value), mapping)
+            _add(found, row, partial(tool.take, found, row.value), mapping)
     else:
         found = read_known(path, labels_as)
     _refuse_nothing(found)
@@ -67,6 +68,10 @@ def _find_tool(path: Path) -> Tool | None:
             except DataError as error:
                 raise DataError(error.what, where=f"{path}:{row.line}", fix=error.fix) from None
     return None
+
+
+def _as_is(row: Row, said: list[Said]) -> tuple[Fields, list[Said]]:
+    return row.value, said
 
 
 def _add(found: Contents, row: Row, take: Callable[[], tuple[Fields, list[Said]]], mapping: FileMap) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -25,8 +25,9 @@ from equipoise.annotate.labels import (
     check_item,
     check_ranks,
     check_verdict,
+    question_of,
 )
-from equipoise.annotate.store.schema import check_version, migrate
+from equipoise.annotate.store.schema import STEPS, check_version, migrate
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 
@@ -35,6 +36,8 @@ Key = tuple[int, int]
 """Row numbers of an item and a labeller."""
 STORE_FILE = "labels.sqlite"
 LOCK_SECONDS = 10.0
+ITEM = "i.prompt, i.responses, i.questions, i.source, i.repeat"
+"""What `item_of` takes, of a row `i`."""
 WRITING = threading.RLock()
 """Held to write: threads of one process take turns. SQLite's own wait, for other processes, sleeps and polls."""
 INSERT_VERDICT = "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -50,7 +53,7 @@ FINISH = """
                 WHERE v.item = assignments.item AND v.labeller = assignments.labeller)
             + (SELECT count(*) FROM rankings r
                 WHERE r.item = assignments.item AND r.labeller = assignments.labeller)
-            = (SELECT sum(CASE q.value WHEN 'safety' THEN json_array_length(i.responses) ELSE 1 END)
+            = (SELECT sum(iif(q.value IN ('safety', 'refusal'), json_array_length(i.responses), 1))
                 FROM items i, json_each(i.questions) q WHERE i.number = assignments.item)
 """
 
@@ -65,6 +68,7 @@ class Store:
             StoreError: It is missing (read-only), no database, not ours, or of a newer version.
         """
         self.path = path
+        self._is_inside = False
         try:
             uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
@@ -79,13 +83,23 @@ class Store:
             ) from error
 
     def _prepare(self, read_only: bool) -> None:
-        check_version(self._db, self.path)
+        version = check_version(self._db, self.path)
+        if read_only and version < len(STEPS):
+            self._read_older()
         if not read_only:
             with WRITING:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 migrate(self._db, self.path)
         self._db.execute("PRAGMA synchronous = FULL")  # a commit has reached the disk when it returns
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _read_older(self) -> None:
+        """Go on with a copy in memory that is up to date: a read-only file stays as it is."""
+        with closing(self._db) as older:
+            self._db = sqlite3.connect(":memory:", isolation_level=None)
+            older.backup(self._db)
+        migrate(self._db, self.path)
+        self._db.execute("PRAGMA query_only = ON")
 
     def __enter__(self) -> Self:
         return self
@@ -126,12 +140,13 @@ class Store:
         Raises:
             StoreError: The database cannot be written: locked, read-only, disk full.
         """
-        if self._db.in_transaction:
+        if self._is_inside:
             yield
             return
         with WRITING:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
+                self._is_inside = True
                 yield
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
@@ -140,6 +155,7 @@ class Store:
                     "The labels cannot be saved.", where=str(self.path), why=str(error), fix=fix
                 ) from error
             finally:
+                self._is_inside = False
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
@@ -148,10 +164,12 @@ class Store:
         """Everything read inside is of one moment, while others go on writing."""
         try:
             self._db.execute("BEGIN")
+            self._is_inside = True
             yield
         except sqlite3.Error as error:
             raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
         finally:
+            self._is_inside = False
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
@@ -164,8 +182,8 @@ class Store:
         try:
             return self._db.execute(sql, named or values).fetchall()
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                raise  # `transaction` or `snapshot` says it
+            if self._is_inside:
+                raise  # `transaction` or `snapshot` says it; a full disk has ended the transaction already
             raise StoreError("The labels cannot be read.", where=str(self.path), why=str(error)) from error
 
     def one(self, sql: str, *values: object, **named: object) -> tuple[Any, ...] | None:
@@ -184,9 +202,9 @@ class Store:
                 check_item(item)
                 row = (item.prompt.model_dump_json(), *(json.dumps(v) for v in (item.responses, item.questions)))
                 self._db.execute(
-                    "INSERT INTO items (id, prompt, responses, questions, source) VALUES (?, ?, ?, ?, ?)"
-                    " ON CONFLICT (id) DO NOTHING",
-                    (item.id, *row, item.source),
+                    "INSERT INTO items (id, prompt, responses, questions, source, repeat)"
+                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                    (item.id, *row, item.source, item.repeat),
                 )
                 (kept,) = self._one("SELECT questions FROM items WHERE id = ?", item.id)
                 _must_equal(kept, row[2], f"item {item.id}", "The item is there with other questions.")
@@ -252,7 +270,7 @@ class Store:
                 key = (item, self.find_labeller(label.labeller))
                 if not self._one("SELECT count(*) FROM assignments WHERE item = ? AND labeller = ?", *key)[0]:
                     raise StoreError("The item was not assigned to the labeller.", where=where)
-                question = "safety" if isinstance(label, VerdictLabel) else label.question
+                question = question_of(label)
                 if question not in questions:
                     raise StoreError(f"The item does not ask about {question}.", where=where)
                 self._add_label(key, label, count, now)
@@ -272,6 +290,8 @@ class Store:
             part, insert, select = label.question, INSERT_RANKING, SELECT_RANKING
         if not self._db.execute(insert, (*key, part, value, now)).rowcount:
             (kept,) = self._one(select, *key, part)
+            if isinstance(label, VerdictLabel):  # written before verdicts had all of today's fields
+                kept = Verdict.model_validate_json(kept).model_dump_json()
             _must_equal(kept, value, f"{where}, {part}", "There is another label already.")
 
     def _check_consistency(self, key: Key, where: str) -> None:
@@ -288,7 +308,7 @@ class Store:
 
     def items(self) -> Iterator[Item]:
         """Every item, in the order they were added."""
-        for row in self._db.execute("SELECT prompt, responses, questions, source FROM items ORDER BY number"):
+        for row in self._db.execute(f"SELECT {ITEM} FROM items i ORDER BY number"):
             yield item_of(*row)
 
     def labellers(self) -> dict[str, LabellerKind]:
@@ -346,13 +366,14 @@ class Store:
         return int(row[0])
 
 
-def item_of(prompt: str, responses: str, questions: str, source: str) -> Item:
-    """The item in these four columns."""
+def item_of(prompt: str, responses: str, questions: str, source: str, repeat: int) -> Item:
+    """The item in these columns."""
     return Item(
         prompt=Prompt.model_validate_json(prompt),
         responses=json.loads(responses),
         questions=json.loads(questions),
         source=source,
+        repeat=repeat,
     )
 
 

@@ -20,17 +20,20 @@ MINE = "SELECT 1 FROM assignments m WHERE m.item = i.number AND m.labeller = :me
 GOLD = "SELECT 1 FROM gold g WHERE g.item = i.number"
 PLACES = """(i.done + (
     SELECT count(*) FROM assignments a JOIN labellers l ON l.number = a.labeller
-    WHERE a.item = i.number AND a.labeller != :me AND a.state = 'open' AND l.kind = 'person'
+    WHERE a.item = i.number AND a.state = 'open' AND l.kind = 'person'
         AND (a.leased_until IS NULL OR a.leased_until > 0)))"""
-"""The places of item i that somebody has used or others hold."""
+"""The places of item i that are used or held, by anybody."""
 DECLINED = """(
     EXISTS (SELECT 1 FROM declined d WHERE d.labeller = :me AND d.category = i.category)
     OR EXISTS (SELECT 1 FROM verdicts v, json_each(v.verdict, '$.categories') c
         JOIN declined d ON d.labeller = :me AND d.category = c.value WHERE v.item = i.number))"""
 """The prompt itself, or somebody, names a category that the labeller does not want to see."""
+ON_SCREEN = """i.questions != '["refusal"]'"""
+"""Nobody is asked here whether a response refuses: such items come with their labels."""
 NEXT = f"""
     SELECT i.number FROM items i
     WHERE i.done < :overlap AND NOT EXISTS ({MINE}) AND NOT EXISTS ({GOLD}) AND {PLACES} < :overlap
+        AND {ON_SCREEN}
         AND (NOT :declines OR NOT {DECLINED})
     ORDER BY i.done DESC, i.number LIMIT 1
 """
@@ -39,7 +42,9 @@ NEXT_GOLD = f"""
     WHERE NOT EXISTS ({MINE}) AND (NOT :declines OR NOT {DECLINED})
     ORDER BY i.number LIMIT 1
 """
-NEXT_OF_ALL = f"SELECT i.number FROM items i WHERE NOT EXISTS ({MINE}) ORDER BY i.number LIMIT 1"
+NEXT_OF_ALL = f"""
+    SELECT i.number FROM items i WHERE NOT EXISTS ({MINE}) AND {ON_SCREEN} ORDER BY i.number LIMIT 1
+"""
 OWN = f"""
     SELECT i.number FROM assignments m JOIN items i ON i.number = m.item
     WHERE m.labeller = :me AND m.state IN ('open', 'reopened') AND (

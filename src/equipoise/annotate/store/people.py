@@ -187,6 +187,12 @@ def end_session(store: Store, token: str) -> None:
         store.rows("DELETE FROM sessions WHERE token = ?", _digest(token))
 
 
+def end_all_sessions(store: Store) -> None:
+    """Sign everybody out."""
+    with store.transaction():
+        store.rows("DELETE FROM sessions")
+
+
 def declined(store: Store, name: str) -> set[str]:
     """The categories that somebody does not want to see."""
     rows = store.rows("SELECT category FROM declined WHERE labeller = ?", store.find_labeller(name))

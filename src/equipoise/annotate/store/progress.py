@@ -4,7 +4,7 @@ from statistics import median
 from typing import NamedTuple
 
 from equipoise.annotate.store.core import Store
-from equipoise.annotate.store.leases import GOLD
+from equipoise.annotate.store.leases import GOLD, ON_SCREEN
 from equipoise.annotate.store.project import settings
 
 RECENT = 20
@@ -65,7 +65,7 @@ def progress(store: Store, labeller: str, now: float) -> Progress:
         " FROM assignments WHERE labeller = ?",
         number,
     )[0]
-    wanted = f"i.done < ? AND NOT EXISTS ({GOLD})"
+    wanted = f"i.done < ? AND NOT EXISTS ({GOLD}) AND {ON_SCREEN}"
     (all_left,) = store.rows(f"SELECT count(*) FROM items i WHERE {wanted}", overlap)[0]
     (mine_left,) = store.rows(
         "SELECT count(*) FROM assignments m JOIN items i ON i.number = m.item"

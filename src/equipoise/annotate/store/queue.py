@@ -14,7 +14,7 @@ from typing import Literal, cast
 from pydantic import JsonValue
 
 from equipoise.annotate.labels import Draft, Item, Label, VerdictLabel, missing_answers
-from equipoise.annotate.store.core import Store, item_of
+from equipoise.annotate.store.core import ITEM, Store, item_of
 from equipoise.annotate.store.journal import record
 from equipoise.annotate.store.leases import Hand, enter, is_full, lease_item, next_item, own_item, renew_lease
 from equipoise.errors import StoreError
@@ -188,14 +188,14 @@ def add_note(store: Store, labeller: str, item: str, kind: NoteKind, text: str, 
 
 def _work(store: Store, hand: Hand, item: int) -> Work:
     renew_lease(store, hand, item)
-    prompt, responses, questions, source, shown, draft, leased_until, state, number = store.rows(
-        "SELECT i.prompt, i.responses, i.questions, i.source, a.shown, a.draft, a.leased_until, a.state,"
+    *item_row, shown, draft, leased_until, state, number = store.rows(
+        f"SELECT {ITEM}, a.shown, a.draft, a.leased_until, a.state,"
         " coalesce(a.turn, (SELECT coalesce(max(turn), 0) + 1 FROM assignments WHERE labeller = a.labeller))"
         " FROM assignments a JOIN items i ON i.number = a.item WHERE a.item = ? AND a.labeller = ?",
         *(item, hand.number),
     )[0]
     return Work(
-        item_of(prompt, responses, questions, source),
+        item_of(*item_row),
         tuple(json.loads(shown)),
         Draft.model_validate_json(draft) if draft else Draft(),
         leased_until,
@@ -252,7 +252,7 @@ def _check_labels(store: Store, hand: Hand, given: tuple[str, str], labels: Sequ
     where = f"item {given[0]}, labeller {given[1]!r}"
     if any((label.item, label.labeller) != given for label in labels):
         raise StoreError("Labels of another item or labeller are among these.", where=where)
-    row = store.rows("SELECT prompt, responses, questions, source FROM items WHERE id = ?", given[0])[0]
+    row = store.rows(f"SELECT {ITEM} FROM items i WHERE i.id = ?", given[0])[0]
     if missing := missing_answers(item_of(*row), Draft.of(labels)):
         raise StoreError("Not everything is answered.", where=where, why=f"missing: {', '.join(missing)}")
     known = set(hand.project.taxonomy.names)

@@ -87,6 +87,7 @@ STEPS: tuple[str, ...] = (
     ) WITHOUT ROWID;
 
     ALTER TABLE items ADD COLUMN category TEXT AS (json_extract(prompt, '$.category')) VIRTUAL;
+    ALTER TABLE items ADD COLUMN repeat INTEGER NOT NULL DEFAULT 0; -- the same responses asked about before
     ALTER TABLE items ADD COLUMN done INTEGER NOT NULL DEFAULT 0; -- people who have answered; kept by triggers
     CREATE INDEX items_by_done ON items (done DESC);
     ALTER TABLE assignments ADD COLUMN state TEXT NOT NULL DEFAULT 'open'
@@ -97,6 +98,7 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE assignments ADD COLUMN turn INTEGER;       -- counts what a labeller finished or skipped, in order
     ALTER TABLE assignments ADD COLUMN guideline INTEGER REFERENCES guidelines;
     ALTER TABLE assignments ADD COLUMN draft TEXT;         -- a Draft as JSON
+    ALTER TABLE assignments ADD COLUMN origin TEXT;        -- file and line of imported answers; NULL: given here
     CREATE INDEX assignments_by_turn ON assignments (labeller, turn);
     CREATE INDEX assignments_by_state ON assignments (labeller, state);
     CREATE INDEX assignments_by_lease ON assignments (leased_until) WHERE state = 'open';
@@ -222,7 +224,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Take the database through the steps it lacks, all or none.
 
-    An older file is first copied to its own name with `.v` and its version added.
+    An older file is first copied to `path` with `.v` and its version added; a database in memory has no file.
 
     Raises:
         StoreError: See `check_version`.
@@ -232,7 +234,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = check_version(connection, path)  # another process may have been faster
-        if 0 < version < len(STEPS):
+        is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
+        if is_file and 0 < version < len(STEPS):
             copy_database(connection, path.with_name(f"{path.name}.v{version}"))
         for step in STEPS[version:]:
             for statement in statements_in(step):
