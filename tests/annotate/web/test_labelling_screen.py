@@ -276,7 +276,12 @@ HOSTILE = (
     "onerror='window.hacked = 1'> ![x](https://evil.example/c.png) [go](javascript:window.hacked=1) "
     "<https://evil.example/d> <style>body{display:none}</style><iframe src='//evil.example/e'></iframe>"
     "<meta http-equiv=refresh content='0;url=https://evil.example/f'></div></main></body>",
-    "\u202egnp.exe\x00\x1b[2J \ud7ff \u05d0\u05d1\u05d2 " + "\u0301" * 500 + "\n" + "A" * 5000 + "\n" + "many words " * 900_000,
+    "\u202egnp.exe\x00\x1b[2J \ud7ff \u05d0\u05d1\u05d2 "
+    + "\u0301" * 500
+    + "\n"
+    + "A" * 5000
+    + "\n"
+    + "many words " * 900_000,
 )
 
 
