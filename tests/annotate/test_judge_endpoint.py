@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 from scripted_judge import busy, completion, cut_off, scripted_judge
 from starlette.responses import JSONResponse, PlainTextResponse
 
@@ -196,6 +197,20 @@ def test_the_api_key_is_sent_and_kept_nowhere(server, answers, open_endpoint, mo
     assert "sk-secret" not in str(error.value) + caplog.text
     for path in answers.path.parent.iterdir():
         assert b"sk-secret" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"url": "http://me:secret@127.0.0.1/v1"}, "token_variable"),
+        ({"input_price": 1.0}, "given together"),
+        ({"options": {"model": "other"}}, "may not hold model"),
+        ({"temperature": 3.0}, "temperature"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(settings, why):
+    with pytest.raises(ValidationError, match=why):
+        EndpointSource.model_validate({"url": "http://127.0.0.1/v1", "model": "m", **settings})
 
 
 def test_a_key_that_is_not_set_is_said_before_anything_is_sent(server, answers, open_endpoint):

@@ -41,9 +41,11 @@ class EndpointSource(Config):
     output_price: float | None = Field(None, ge=0, description="Money per million tokens written; unset: unknown.")
 
     @model_validator(mode="after")
-    def _prices_come_together(self) -> Self:
+    def _fits_together(self) -> Self:
         if (self.input_price is None) != (self.output_price is None):
             raise ValueError("input_price and output_price are given together or not at all")
+        if self.url.username or self.url.password:
+            raise ValueError("the url holds a name or password, which would be stored; use token_variable")
         reserved = {"model", "messages", "response_format", "temperature", self.limit_field, "stream", "n"}
         if taken := sorted(reserved & set(self.options)):
             raise ValueError(f"options may not hold {', '.join(taken)}: settings or the judge itself decide them")

@@ -122,11 +122,12 @@ def opened(
     rubrics = read_rubrics(source.rubrics, harms)
     kept = {"timeout", "retries", "token_variable", "structure", "rubrics", "input_price", "output_price"}
     identity = {**source.model_dump(mode="json", exclude=kept), "rubrics": rubrics.hash, "harms": list(harms[0])}
-    known = answers.settings_of(name) or {}
-    _check_identity(answers, name, {**identity, "structure": known.get("structure")})
+    known = answers.settings_of(name)
+    if known is not None:  # before anything is sent
+        _check_identity(answers, name, {**identity, "structure": known.get("structure")})
     endpoint = Endpoint(source, answers, name, Limits(config.max_calls, config.max_money))
     try:
-        if source.structure != "auto" or not known:
+        if source.structure != "auto" or known is None:
             shortest = min(items, key=lambda item: sum(map(len, [item.prompt.text, *item.responses])))
             has_schema = settle_structure(source, endpoint, rubrics, harms, shortest)
         else:
@@ -149,8 +150,7 @@ def _check_identity(answers: Answers, name: str, identity: Mapping[str, Any]) ->
     """Keep what a new judge's answers depend on; refuse to go on under a name that stands for something else."""
     known = answers.settings_of(name)
     if known is None:
-        if "structure" not in identity or identity["structure"]:
-            answers.keep_settings(name, identity)
+        answers.keep_settings(name, identity)
         return
     if changed := sorted(key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key)):
         raise ConfigError(
