@@ -9,6 +9,7 @@ from pydantic import Field
 
 from equipoise.annotate.web.config import ServeConfig
 from equipoise.errors import DataError
+from equipoise.records import RequestKind
 
 ProjectPath = Annotated[Path, Parameter(help="Directory of the project.")]
 
@@ -31,14 +32,19 @@ def import_files(
     *files: Annotated[Path, Parameter(help="Files, or directories of responses.")],
     mapping: Annotated[Path | None, Parameter(help="TOML file: what another tool calls its fields.")] = None,
     labels_as: Annotated[str | None, Parameter(help="Whose labels those without a name are.")] = None,
-    prefix: Annotated[str, Parameter(help="Put before the names in the files.")] = "",
+    prefix: Annotated[str, Parameter(help="Put before the names in the files.", show_default=False)] = "",
+    kind: Annotated[
+        RequestKind | None, Parameter(help="What the prompts ask for; responses to harmful ones are blurred.")
+    ] = None,
 ) -> int:
     """Read files into a project: items, and the answers that come with them. A second time adds nothing."""
     from equipoise.annotate.files import imports
 
     if not files:
         raise DataError("There is nothing to import.", fix="Name at least one file.")
-    summaries = imports.import_files(project, files, mapping=mapping, labels_as=labels_as, prefix=prefix)
+    summaries = imports.import_files(
+        project, files, mapping=mapping, labels_as=labels_as, prefix=prefix, kind=kind
+    )
     print(imports.render(summaries))
     return 0
 
@@ -50,12 +56,16 @@ def invite(
     lead: Annotated[bool, Parameter(negative=(), help="May see everything and settle disagreements.")] = False,
     url: Annotated[str, Parameter(help="Where the people reach the app.")] = "http://127.0.0.1:8642",
 ) -> int:
-    """Print a personal link, valid once and for two weeks. For somebody known it is a way back in."""
-    from equipoise.annotate.store.people import invite
+    """Print a personal link, valid once and for two weeks. For somebody known it is a way back in.
+
+    Nobody loses a role by it; the lead's page of people takes roles away.
+    """
+    from equipoise.annotate.store import people
     from equipoise.annotate.store.project import open_project
 
     with open_project(project) as store:
-        token = invite(store, name, "lead" if lead else "labeller", time.time())
+        known = people.person(store, name)
+        token = people.invite(store, name, "lead" if lead else known.role if known else "labeller", time.time())
     print(f"{url.rstrip('/')}/join/{token}")
     return 0
 

@@ -19,11 +19,15 @@ _LENGTHS = {MinLen: ("at least ", "min_length"), MaxLen: ("at most ", "max_lengt
 
 
 class Setting(NamedTuple):
-    """One field of a config, or of one variant of a union of configs; its default is ... where there is none."""
+    """One field of a config, or of one variant of a union of configs; its default is ... where there is none.
+
+    `group` names the table that the field is in, if that may be left out altogether.
+    """
 
     field: FieldInfo
     default: Any
     variant: str
+    group: str
 
 
 def flags_type(kind: type[BaseModel], defaults: BaseModel | None = None) -> Any:
@@ -33,10 +37,10 @@ def flags_type(kind: type[BaseModel], defaults: BaseModel | None = None) -> Any:
         kind: The config.
         defaults: The values that stand where nothing is said; the fields' own unless given.
     """
-    return _typed_dict([kind], defaults)
+    return _typed_dict([kind], defaults, "")
 
 
-def _typed_dict(kinds: Sequence[type[BaseModel]], defaults: BaseModel | None) -> Any:
+def _typed_dict(kinds: Sequence[type[BaseModel]], defaults: BaseModel | None, group: str) -> Any:
     """The settings of one config, or of all variants of a union (that of the defaults first), under one name."""
     settings: dict[str, list[Setting]] = {}
     for kind in sorted(kinds, key=lambda kind: not isinstance(defaults, kind)):
@@ -45,16 +49,17 @@ def _typed_dict(kinds: Sequence[type[BaseModel]], defaults: BaseModel | None) ->
             default = getattr(defaults, name) if isinstance(defaults, kind) else _default(field)
             if variant and name == "type" and defaults is None:
                 default = ...  # a union has no variant unless somebody names one
-            settings.setdefault(name, []).append(Setting(field, default, variant))
-    hints = {name: _flag(same, of=len(kinds)) for name, same in settings.items()}
+            settings.setdefault(name, []).append(Setting(field, default, variant, group))
+    hints = {name: _flag(name, same, of=len(kinds)) for name, same in settings.items()}
     return TypedDict(kinds[0].__name__, hints, total=False)  # type: ignore[operator]
 
 
-def _flag(same: Sequence[Setting], *, of: int) -> Any:
+def _flag(name: str, same: Sequence[Setting], *, of: int) -> Any:
     """The type of one flag with its help; `same` are the variants that have a setting of this name."""
     models = [model for setting in same for model in _variants(setting.field.annotation)]
     if models:
-        group = _typed_dict(models, next((s.default for s in same if isinstance(s.default, BaseModel)), None))
+        defaults = next((s.default for s in same if isinstance(s.default, BaseModel)), None)
+        group = _typed_dict(models, defaults, name if all(s.default is None for s in same) else same[0].group)
         if not any(str in get_args(_bare(setting.field.annotation)) for setting in same):
             return group
         return Annotated[Union.__getitem__((str, group)), Parameter(help=_help(same, of))]
@@ -109,21 +114,25 @@ def _default(field: FieldInfo) -> Any:
 
 def _help(same: Sequence[Setting], of: int) -> str:
     """Description, the variants it belongs to, range, default."""
-    field, default, _ = same[0]
+    field, default, _, group = same[0]
     only = [s.variant for s in same if s.variant] if len(same) < of else []
+    required = f"required with any --{group.replace('_', '-')} setting" if group else "required"
     notes = [
         f"only for {' or '.join(only)}" if only else "",
-        ", ".join(text for bound in field.metadata if (text := _range(bound))),
-        "required" if default is ... else f"default: {_shown(default)}",
+        ", ".join(text for bound in field.metadata if (text := _range(bound, field.annotation))),
+        required if default is ... else f"default: {_shown(default)}",
     ]
     return " ".join([field.description or "", *(f"[{note}]" for note in notes if note)]).strip()
 
 
-def _range(bound: Any) -> str:
+def _range(bound: Any, annotation: Any) -> str:
+    if _bare(annotation) is str and isinstance(bound, MinLen) and bound.min_length == 1:
+        return "not empty"
+    counted = "characters" if _bare(annotation) is str else "of them"
     for words in (_BOUNDS, _LENGTHS):
         if type(bound) in words:
             sign, name = words[type(bound)]
-            return f"{sign}{getattr(bound, name)}" + (" of them" if words is _LENGTHS else "")
+            return f"{sign}{getattr(bound, name)}" + (f" {counted}" if words is _LENGTHS else "")
     return f"a multiple of {bound.multiple_of}" if isinstance(bound, MultipleOf) else ""
 
 

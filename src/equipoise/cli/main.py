@@ -96,7 +96,8 @@ def build_app() -> App:
     for name, text in GROUPS.items():
         app.command(App(name=name, help=text))
     for stage in STAGES:
-        _parent(app, stage.command).command(App(name=stage.command[-1], help=stage.help))
+        usage = f"Usage: equipoise {stage.name} {stage.place.upper()} [RECIPES] [OPTIONS]" if stage.place else None
+        _parent(app, stage.command).command(App(name=stage.command[-1], help=stage.help, usage=usage))
         if stage.name in PLANNED:
             app["plan"].command(App(name=stage.name, help=f"Plan `{stage.name}`."))
     for command, function, text in OTHERS:

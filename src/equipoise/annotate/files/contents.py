@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from equipoise.annotate.labels import (
@@ -53,6 +54,11 @@ class Contents:
     responses: list[Response] = field(default_factory=list)
     problems: list[RowProblem] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        """Of the file: the set that its items belong to."""
+        return Path(self.path).name
 
     def attempt(self, line: int, make: Callable[[], Entry | None]) -> None:
         """Add what `make` returns, or the reason why it raised."""

@@ -25,7 +25,7 @@ from equipoise.annotate.store.journal import record
 from equipoise.annotate.store.project import open_project, settings
 from equipoise.config import read_toml, validate
 from equipoise.data.jsonl import RowProblem
-from equipoise.records import Record, Response
+from equipoise.records import Prompt, Record, RequestKind, Response
 
 SHOWN_PROBLEMS = 20
 Place = tuple[str, frozenset[str], tuple[Question, ...]]
@@ -120,6 +120,7 @@ def import_files(
     mapping: Path | None = None,
     labels_as: str | None = None,
     prefix: str = "",
+    kind: RequestKind | None = None,
     now: float | None = None,
 ) -> list[FileSummary]:
     """Import files into a project.
@@ -130,6 +131,7 @@ def import_files(
         mapping: A TOML file that says what another tool's fields and questions are called.
         labels_as: Whose labels those are that come without a name; None leaves them out and counts them.
         prefix: Put before the names in the files.
+        kind: What the prompts ask for that do not say it themselves; responses to harmful ones are blurred.
         now: Seconds since 1970; the clock's unless given.
 
     Returns:
@@ -143,6 +145,9 @@ def import_files(
     """
     names = validate(FileMap, read_toml(mapping), where=str(mapping)) if mapping else FileMap()
     contents = [_with_prefix(read_contents(path, names, labels_as), prefix) for path in files]
+    if kind is not None:
+        for one in contents:
+            _say_kind(one, kind)
     now = time.time() if now is None else now
     with open_project(project) as store, store.transaction():
         _group(contents, settings(store).config.responses_per_item)
@@ -224,6 +229,19 @@ def _with_prefix(contents: Contents, prefix: str) -> Contents:
             for entry in contents.entries
         ]
     return contents
+
+
+def _say_kind(contents: Contents, kind: RequestKind) -> None:
+    """Set what the prompts ask for where it is unknown; ids do not depend on it."""
+
+    def said(prompt: Prompt) -> Prompt:
+        return prompt if prompt.kind else prompt.model_copy(update={"kind": kind})
+
+    contents.responses = [one.model_copy(update={"prompt": said(one.prompt)}) for one in contents.responses]
+    contents.entries = [
+        one._replace(item=one.item.model_copy(update={"prompt": said(one.item.prompt)}))
+        for one in contents.entries
+    ]
 
 
 def _repeated(item: Item, repeat: int) -> Item:

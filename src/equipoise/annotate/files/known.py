@@ -2,7 +2,7 @@
 
 Comparisons and XSTest's answers carry each annotator's own vote; they keep the names that the file gives them.
 Pairs and safety labels carry one label of nobody in particular: it is taken under a name that the caller gives, or
-left out and counted. Prompts and demonstrations hold nothing to label.
+left out and counted. The last answer of a demonstration is a response; prompts hold nothing to label.
 """
 
 from functools import partial
@@ -15,6 +15,7 @@ from equipoise.data.source import DataSource
 from equipoise.errors import DataError
 from equipoise.records import (
     Comparison,
+    Demonstration,
     PreferencePair,
     Prompt,
     Record,
@@ -48,6 +49,8 @@ def read_known(path: Path, labels_as: str | None) -> Contents:
     for line, record in zip(loaded.lines, loaded.records, strict=True):
         if isinstance(record, Response):
             found.responses.append(record)
+        elif isinstance(record, Demonstration):
+            found.attempt(line, partial(_last_answer, found, record))
         else:
             found.attempt(line, partial(_entry, found, line, record, labels_as))
     return found
@@ -72,11 +75,18 @@ def _entry(found: Contents, line: int, record: Record, labels_as: str | None) ->
         case RefusalLabel():
             return _refusal_entry(line, record)
         case _:
-            what = "a prompt" if isinstance(record, Prompt) else "a demonstration"
-            raise DataError(f"this is {what}: it holds no response to label")
+            raise DataError("this is a prompt: it holds no response to label")
     for answer in answers:
         check_answer(item, answer)
     return Entry(line, item, tuple(answers))
+
+
+def _last_answer(found: Contents, demonstration: Demonstration) -> None:
+    *conversation, answer = demonstration.messages
+    if conversation[-1].role != "user":
+        raise DataError("its last answer follows no turn of a user")
+    prompt = Prompt(messages=tuple(conversation), source=demonstration.source)
+    found.responses.append(Response(prompt=prompt, text=answer.content, policy=demonstration.source))
 
 
 def _is_labelled(pair: PreferencePair) -> bool:

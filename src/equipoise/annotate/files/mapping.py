@@ -22,7 +22,7 @@ from equipoise.records import Message, Prompt, Verdict
 Asks = Literal["helpfulness", "harmlessness", "single", "safety", "categories", "severity", "refusal"]
 PROMPTS = ("prompt", "instruction", "question")
 LISTS = ("responses", "items")
-_NUMBERED = re.compile(r"(response|answer|completion|reply|text)[_-]?(\d)")
+_NUMBERED = re.compile(r"(response|answer|completion|reply|text)([_-]?\d|[_-][a-fA-F])")
 _DEFAULT = re.compile(r"(helpfulness|harmlessness|single)|(safety|categories|severity|refusal)(?:[_-]?(\d))?")
 _CHOICES: dict[str, int | Literal["tie"]] = {"left": 0, "right": 1, "A": 0, "B": 1, "tie": "tie"}
 _VERDICTS = {"safe": True, "unsafe": False}
@@ -81,9 +81,8 @@ def take_shown(row: Fields, mapping: FileMap, source: str) -> Shown:
         raise DataError(
             f"it has no field {', '.join(PROMPTS)}: `prompt` of the mapping says which; it has {_names(row)}"
         )
-    prompt = _take_conversation(row, name, source)
-    fields = mapping.responses or tuple(sorted(key for key in row if _NUMBERED.fullmatch(key)))
-    fields = fields or tuple(key for key in LISTS if isinstance(row.get(key), list))[:1]
+    prompt = take_conversation(row, name, source)
+    fields = response_fields(row, mapping)
     if not fields:
         raise DataError(
             f"it has no responses: `responses` of the mapping names their fields; it has {_names(row)}"
@@ -91,6 +90,12 @@ def take_shown(row: Fields, mapping: FileMap, source: str) -> Shown:
     if len(fields) == 1 and isinstance(row.get(fields[0]), list):
         return Shown(prompt, *_take_list(row[fields[0]], fields[0]))
     return Shown(prompt, tuple(take_text(row, key) for key in fields), tuple(fields))
+
+
+def response_fields(row: Fields, mapping: FileMap) -> tuple[str, ...]:
+    """The fields of a row's responses in order, or the one that holds a list of them; none if it has none."""
+    fields = mapping.responses or tuple(sorted(key for key in row if _NUMBERED.fullmatch(key)))
+    return fields or tuple(key for key in LISTS if isinstance(row.get(key), list))[:1]
 
 
 def understand(said: Said, shown: Shown, mapping: FileMap) -> tuple[Answer, list[str]]:
@@ -183,8 +188,12 @@ def _verdict(position: int, parts: Mapping[str, Any]) -> Verdict:
     )
 
 
-def _take_conversation(row: Fields, name: str, source: str) -> Prompt:
-    """A prompt from a text, or from a list of turns with `role` and `content`."""
+def take_conversation(row: Fields, name: str, source: str) -> Prompt:
+    """A prompt from a text, or from a list of turns with `role` and `content`.
+
+    Raises:
+        DataError: It is neither, or empty; names the field.
+    """
     value = row.get(name)
     if not isinstance(value, list):
         text = take_text(row, name)

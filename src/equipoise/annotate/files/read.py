@@ -1,12 +1,12 @@
-"""Any file that can be imported → its contents: ours and the public sets, Label Studio, Argilla and Potato."""
+"""Any file that can be imported → its contents: plain ones, ours and the public sets, and other tools'."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from equipoise.annotate.files import argilla, label_studio, potato
+from equipoise.annotate.files import argilla, label_studio, plain, potato
 from equipoise.annotate.files.contents import Contents, Entry, check_answer, make_item
 from equipoise.annotate.files.known import read_known
 from equipoise.annotate.files.mapping import FileMap, Said, take_shown, understand
@@ -53,21 +53,38 @@ def read_contents(path: Path, mapping: FileMap, labels_as: str | None) -> Conten
         found = Contents(str(path), tool.name)
         for row in read_rows(path):
             _add(found, row, partial(tool.take, found, row.value), mapping)
+    elif path.is_file() and any(plain.matches(row, mapping) for row in _head(path)):
+        found = Contents(str(path), "plain")
+        for row in read_rows(path):
+            _add_plain(found, row, mapping)
     else:
         found = read_known(path, labels_as)
     _refuse_nothing(found)
     return found
 
 
+def _head(path: Path) -> list[Fields]:
+    """The objects among the first rows."""
+    return [row.value for row in islice(read_rows(path), _HEAD) if isinstance(row.value, Mapping)]
+
+
 def _find_tool(path: Path) -> Tool | None:
-    rows: Iterator[Row] = islice(read_rows(path), _HEAD)
-    for row in rows:
+    for row in islice(read_rows(path), _HEAD):
         if isinstance(row.value, Mapping):
             try:
                 return next((tool for tool in TOOLS if tool.matches(row.value)), None)
             except DataError as error:
                 raise DataError(error.what, where=f"{path}:{row.line}", fix=error.fix) from None
     return None
+
+
+def _add_plain(found: Contents, row: Row, mapping: FileMap) -> None:
+    found.rows += 1
+    if row.problem or not isinstance(row.value, Mapping):
+        reason = row.problem or f"the row is of type {type(row.value).__name__}, not an object"
+        found.problems.append(RowProblem(found.path, row.line, reason))
+    else:
+        plain.add(found, row, row.value, mapping)
 
 
 def _as_is(row: Row, said: list[Said]) -> tuple[Fields, list[Said]]:
@@ -129,5 +146,6 @@ def _refuse_nothing(found: Contents) -> None:
             "The file holds nothing that can be labelled.",
             where=found.path,
             why="; ".join(chain(map(str, found.problems[:5]))) or f"it is read as {found.format}",
-            fix="Import responses, pairs, comparisons or labels; `respond` makes responses from prompts.",
+            fix='Give each prompt its responses: {"prompt": "…", "responses": ["…", "…"]}; '
+            "`respond` makes some with a policy.",
         )

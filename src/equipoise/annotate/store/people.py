@@ -281,7 +281,11 @@ def _person(name: str, role: Role, is_active: int, has_password: int) -> Person:
 def _known(store: Store, name: str) -> Person:
     found = person(store, name)
     if found is None:
-        raise StoreError("There is no such person.", where=f"{name!r}, {store.path}")
+        raise StoreError(
+            "There is no such person.",
+            where=f"{name!r}, {store.path}",
+            fix=f"Names are listed by: equipoise annotate status {store.path.parent}",
+        )
     return found
 
 

@@ -25,6 +25,7 @@ from equipoise.annotate.store import journal
 from equipoise.annotate.web import pages
 from equipoise.config import validate
 from equipoise.errors import EquipoiseError
+from equipoise.records import RequestKind
 
 if TYPE_CHECKING:
     from equipoise.annotate.files.imports import FileSummary
@@ -33,6 +34,12 @@ UPLOADS = "uploads"
 LONGEST_FILE_NAME = 80
 MOST_FILES = 20
 SHOWN_PROBLEMS = 20
+KINDS: dict[str, RequestKind | None] = {
+    "": None,
+    "harmful": "harmful",
+    "harmless": "harmless",
+    "look_alike": "look_alike",
+}
 OPTIONS = ("pku_file", "pku_schema", "method")
 
 
@@ -58,6 +65,7 @@ def render_files(request: Request, summaries: "Sequence[FileSummary]", problem: 
         400 if problem else 200,
         summaries=summaries,
         problem=problem,
+        kinds=KINDS,
         shown=SHOWN_PROBLEMS,
     )
 
@@ -66,6 +74,9 @@ async def import_uploads(request: Request) -> Response:
     """Import one or several uploaded files together, all or none."""
     uploads = [one for one in request.state.form.getlist("file") if isinstance(one, UploadFile) and one.filename]
     mapping = request.state.form.get("mapping")
+    kind = pages.form_text(request, "kind")
+    if kind not in KINDS:
+        raise HTTPException(400, f"There is no kind {kind!r}.")
     if not 0 < len(uploads) <= MOST_FILES:
         raise HTTPException(400, f"Choose 1 to {MOST_FILES} files.")
     folder = request.app.state.path / UPLOADS
@@ -80,6 +91,7 @@ async def import_uploads(request: Request) -> Response:
             files,
             names,
             pages.form_text(request, "labels_as", 60),
+            KINDS[kind],
             pages.now(request),
         )
     except EquipoiseError as error:
@@ -107,12 +119,17 @@ async def keep(folder: Path, upload: UploadFile) -> Path:
 
 
 def run_import(
-    project: Path, files: Sequence[Path], mapping: Path | None, labels_as: str, now: float
+    project: Path,
+    files: Sequence[Path],
+    mapping: Path | None,
+    labels_as: str,
+    kind: RequestKind | None,
+    now: float,
 ) -> "list[FileSummary]":
     """Import, with pandas and the like loaded only now."""
     from equipoise.annotate.files.imports import import_files
 
-    return import_files(project, files, mapping=mapping, labels_as=labels_as or None, now=now)
+    return import_files(project, files, mapping=mapping, labels_as=labels_as or None, kind=kind, now=now)
 
 
 async def export(request: Request) -> Response:

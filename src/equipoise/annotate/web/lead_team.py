@@ -110,7 +110,7 @@ async def show_guideline(request: Request) -> Response:
         guideline=shown,
         latest=latest,
         changes=changes,
-        html=render_text(shown.text).html,
+        html=render_text(shown.text, keeps_lines=False).html,
     )
 
 

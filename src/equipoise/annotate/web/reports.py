@@ -26,8 +26,8 @@ Relation = Literal["together", "apart", "one tie", "two ties"]
 RELATIONS: dict[Relation, str] = {
     "together": "the more helpful response is the safer one",
     "apart": "the more helpful response is the more harmful one",
-    "one tie": "one preference, and no lead in the other",
-    "two ties": "no lead in either",
+    "one tie": "a winner in one preference, none in the other",
+    "two ties": "no winner in either",
 }
 QUESTIONS: "tuple[AgreementQuestion, ...]" = (
     "safety",
