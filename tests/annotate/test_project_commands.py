@@ -79,8 +79,8 @@ def test_what_is_no_whole_backup_is_refused_and_nothing_is_made(project, tmp_pat
     (tmp_path / "cut.backup").write_bytes(whole[: len(whole) // 2 // 4096 * 4096])
     (tmp_path / "text.backup").write_text("not a database " * 100)
     Store(tmp_path / "empty.backup").close()
-    for name in ("cut", "text", "empty", "none"):
-        with pytest.raises(StoreError):
+    for name, words in (("cut", None), ("text", "not a database"), ("empty", None), ("none", "no such file")):
+        with pytest.raises(StoreError, match=words):
             projects.restore(tmp_path / f"{name}.backup", tmp_path / "again")
         assert not (tmp_path / "again").exists()
 
@@ -118,6 +118,10 @@ def test_a_project_lives_on_the_command_line(tmp_path, capsys):
         assert settings(store).config.title == "Friday"
         token = link.removeprefix("http://labels.lan/join/")
         assert people.invited(store, token, 1.0).role == "lead"
+    back = run("invite", str(team), "Ann Bee", "--url", "http://labels.lan").rpartition("/")[2]
+    with open_project(team) as store:
+        assert people.invited(store, token, 1.0) is None
+        assert people.invited(store, back, 1.0).role == "lead"  # a way back in takes nothing away
     run("backup", str(team), str(tmp_path / "b"))
     run("restore", str(tmp_path / "b"), str(copy))
     assert run("erase", str(copy), "Ann Bee").startswith("erased-1")

@@ -43,6 +43,19 @@ def test_help_is_quick_and_imports_no_heavy_package() -> None:
         assert stage.command[0] in done.stdout
 
 
+def test_help_names_the_project_first_and_says_when_a_setting_of_a_group_is_required(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    cli.main(["annotate", "serve", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Usage: equipoise annotate serve PROJECT")
+    of = {words[1]: line for line in lines if len(words := line.split()) > 2 and words[1].startswith("--")}
+    assert {"--host", "--port", "--behind-proxy", "--policy.reward", "--policy.cost"} <= of.keys()
+    assert "[not empty] [required with any --policy setting]" in of["--policy.model"]
+    assert "[required]" in of["--project"]
+
+
 def test_flags_reach_the_stage_as_its_config(ran: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sft", *SFT, "--optimizer.lr", "3e-4", "--epochs", "2", "--micro-batch", "none"]) == 0
     (config,) = ran

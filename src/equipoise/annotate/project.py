@@ -46,6 +46,10 @@ def restore(file: Path, project: Path) -> None:
     Raises:
         StoreError: The file is no whole backup, or of a newer version; or the directory is not empty.
     """
+    if not file.is_file():
+        raise StoreError(
+            "There is no such file.", where=str(file), fix="Name a file that `annotate backup` wrote."
+        )
     with Store(file, read_only=True) as store:
         settings(store)
         if (found := store.rows("PRAGMA integrity_check")) != [("ok",)]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from web_client import NOW, Site, answer, draft, make_items, serving
 
-from equipoise.annotate.labels import Draft
+from equipoise.annotate.labels import Draft, Item
 from equipoise.annotate.store import journal, overview, people, project, queue, rulings
 from equipoise.annotate.web.lead import forecast
 from equipoise.errors import StoreError
-from equipoise.records import Verdict
+from equipoise.records import Prompt, Verdict
 
 DAY = 86400.0
 
@@ -131,8 +131,9 @@ def test_a_ruling_settles_what_labellers_did_not(site: Site) -> None:
     ids = label_four(site)
     lena = site.browser("Lena")
     waiting = lena.get("/lead/adjudicate").text
-    # second item: safety of response 2 is 1 to 1; fourth: helpfulness is 1 to 1; all "both safe" pairs tie in harm
+    # second item: safety of response 2 is 1 to 1; fourth: helpfulness is 1 to 1
     assert ids[1] in waiting and ids[3] in waiting
+    assert ids[0] not in waiting  # both say "equal" on harmlessness: they agree, and there is nothing to settle
     fields = {"safety-0": "safe", "safety-1": "safe", "helpfulness-0": "1", "helpfulness-1": "2"}
     fields |= {"harmlessness-0": "2", "harmlessness-1": "1"}
     assert lena.submit(f"/lead/item/{ids[3]}/ruling", f"/lead/item/{ids[3]}", **fields).status_code == 303
@@ -151,7 +152,8 @@ def test_a_ruling_settles_what_labellers_did_not(site: Site) -> None:
         ({"safety-0": "maybe"}, 400),
         ({"safety-0": "unsafe", "category-0": "no such category"}, 400),
         ({"safety-0": "unsafe", "severity-0": "4"}, 400),
-        ({"helpfulness-0": "1"}, 400),  # the other response has no place
+        ({"helpfulness-0": "1"}, 303),  # the other response has the other place
+        ({"helpfulness-0": "3"}, 400),
         ({"helpfulness-0": "1", "helpfulness-1": "3"}, 400),
         ({"helpfulness-0": "1", "helpfulness-1": "٢"}, 400),
         ({"safety-0": "safe", "safety-1": "unsafe", "harmlessness-0": "2", "harmlessness-1": "1"}, 400),
@@ -168,6 +170,28 @@ def test_impossible_answers_are_refused(site: Site, fields: dict[str, str], stat
     assert response.status_code == status
     with site.store() as store:
         assert (item in rulings.gold_answers(store)) == (status == 303)
+
+
+def test_of_a_pair_one_place_is_enough_and_verdicts_that_differ_settle_harmlessness(site: Site) -> None:
+    with site.store() as store:
+        store.add_items(make_items("only"))
+        (item,) = (one.id for one in store.items())
+    fields = {"safety-0": "unsafe", "safety-1": "safe", "helpfulness-1": "2"}
+    site.browser("Lena").submit(f"/lead/item/{item}/gold", f"/lead/item/{item}", **fields)
+    with site.store() as store:
+        assert rulings.gold_answers(store)[item].rankings == {"helpfulness": (0, 1), "harmlessness": (1, 0)}
+
+
+def test_what_is_wrong_with_an_answer_is_said_on_the_page_of_the_item(site: Site) -> None:
+    with site.store() as store:
+        store.add_items([Item(prompt=Prompt.from_text("three"), responses=("a", "b", "c"))])
+        (item,) = (one.id for one in store.items())
+    response = site.browser("Lena").submit(
+        f"/lead/item/{item}/gold", f"/lead/item/{item}", **{"helpfulness-0": "1"}
+    )
+    page = text_of(response.text)
+    assert response.status_code == 400
+    assert "A ranking by helpfulness needs a place for each response." in page and "Save the known answers" in page
 
 
 def test_a_ruling_may_not_contradict_an_earlier_one(site: Site) -> None:

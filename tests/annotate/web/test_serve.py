@@ -1,6 +1,7 @@
 """What starting the server takes, and how the first lead gets in."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from equipoise.annotate.config import ProjectConfig
 from equipoise.annotate.store import people, project
 from equipoise.annotate.store.core import STORE_FILE, Store
 from equipoise.annotate.web.config import ServeConfig
-from equipoise.annotate.web.serve import address_of, first_link, listen, serve
+from equipoise.annotate.web.serve import address_of, first_link, is_loopback, listen, serve
 from equipoise.errors import ConfigError, StoreError
 
 NOW = 1_800_000_000.0
@@ -78,11 +79,21 @@ def test_the_first_lead_gets_a_link_until_there_is_one(tmp_path: Path) -> None:
     assert first_link(path, "http://x", NOW) == ""
 
 
+def test_a_server_for_everybody_is_named_after_the_machine_and_known_to_be_reachable() -> None:
+    with listen("0.0.0.0", 0) as everybody, listen("127.0.0.1", 0) as this_machine:
+        assert address_of(everybody).startswith(f"http://{socket.gethostname()}:")
+        assert not is_loopback(everybody) and is_loopback(this_machine)
+
+
 def test_a_taken_address_and_a_missing_project_are_refused_in_words(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         assert address_of(first) == f"http://127.0.0.1:{port}"
-        with pytest.raises(ConfigError, match="cannot be listened on"):
+        with pytest.raises(ConfigError, match="Another program") as refusal:
             listen("127.0.0.1", port)
+        assert "--port" in refusal.value.fix
+    with pytest.raises(ConfigError, match="no address of this machine") as refusal:
+        listen("192.0.2.1", 0)  # reserved for documentation
+    assert "--host" in refusal.value.fix
     with pytest.raises(StoreError, match="annotate create"):
         serve(tmp_path / "none", ServeConfig(port=0), NOW)

@@ -3,7 +3,7 @@
 Answers to an item show when it is complete: until then a lead is as blind as everybody.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from equipoise.annotate.store import overview, rulings
 from equipoise.annotate.store.core import Store
 from equipoise.annotate.web import pages, reports
 from equipoise.annotate.web.rendering import render_text
+from equipoise.errors import StoreError
 from equipoise.records import Verdict
 
 PER_PAGE = 50
@@ -125,28 +126,38 @@ async def render_item(request: Request, problem: str) -> Response:
 
 async def save_gold(request: Request) -> Response:
     """Keep what is known about an item, or make it an ordinary one again."""
-    item, now = request.path_params["item"], pages.now(request)
+    item = request.path_params["item"]
     if pages.form_text(request, "remove"):
-        await pages.in_store(request, rulings.unset_gold, item, request.state.person.name, now)
-    else:
-        answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
-        await pages.in_store(request, rulings.set_gold, item, answers, request.state.person.name, now)
-    return pages.redirect(request, f"/lead/item/{item}#gold")
+        name, now = request.state.person.name, pages.now(request)
+        await pages.in_store(request, rulings.unset_gold, item, name, now)
+        return pages.redirect(request, f"/lead/item/{item}#gold")
+    return await save_answers(request, rulings.set_gold, f"/lead/item/{item}#gold")
 
 
 async def save_ruling(request: Request) -> Response:
     """Settle what the labellers did not."""
-    item = request.path_params["item"]
-    answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
-    await pages.in_store(request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request))
-    return pages.redirect(request, "/lead/adjudicate")
+    return await save_answers(request, rulings.adjudicate, "/lead/adjudicate")
+
+
+async def save_answers(request: Request, keep: Callable[..., None], following: str) -> Response:
+    """Keep the answers in the form and go on, or show the item again with what is wrong with them."""
+    item = await pages.in_store(request, rulings.find_item, request.path_params["item"])
+    name, now = request.state.person.name, pages.now(request)
+    try:
+        await pages.in_store(request, keep, item.id, read_answers(request, item), name, now)
+    except StoreError as error:
+        return await render_item(request, " ".join(part for part in (error.what, error.why, error.fix) if part))
+    return pages.redirect(request, following)
 
 
 def read_answers(request: Request, item: Item) -> Draft:
     """The answers in a form of the template `answers.html`; what is left open is not among them.
 
+    Of a pair, a safe and an unsafe response settle harmlessness, as they do for labellers.
+
     Raises:
         HTTPException: A value that the form does not offer, 400.
+        StoreError: A ranking without a place for some responses.
     """
     known = request.app.state.project.taxonomy.names
     verdicts: dict[int, Verdict] = {}
@@ -164,22 +175,33 @@ def read_answers(request: Request, item: Item) -> Draft:
                 severity=int(severity) if severity and is_unsafe else None,
             )
     found = {question: read_ranks(request, item, question) for question in RANK_QUESTIONS}
+    is_safe = [verdicts[at].is_safe for at in sorted(verdicts)]
+    if sorted(is_safe, key=bool) == [False, True] and "harmlessness" in item.questions:
+        found["harmlessness"] = found["harmlessness"] or ((0, 1) if is_safe[0] else (1, 0))
     return Draft(verdicts=verdicts, rankings={q: ranks for q, ranks in found.items() if ranks is not None})
 
 
 def read_ranks(request: Request, item: Item, question: RankQuestion) -> tuple[int, ...] | None:
     """The ranking in the form, places made ranks from 0 without gaps; None where it is left open.
 
+    Of a pair one place is enough: the other response has the other.
+
     Raises:
-        HTTPException: A place for some responses only, or one that is not offered, 400.
+        HTTPException: A place that is not offered, 400.
+        StoreError: A place for some of more than two responses.
     """
     count = len(item.responses)
     places = [pages.form_text(request, f"{question}-{position}") for position in range(count)]
     if not any(places):
         return None
     offered = [str(place) for place in range(1, count + 1)]
-    if any(place not in offered for place in places):
-        raise HTTPException(400, f"A ranking by {question} needs a place for each response.")
+    if not {*places} <= {"", *offered}:
+        raise HTTPException(400, "The form holds a value that it does not offer.")
+    if count == 2:
+        other = {"1": "2", "2": "1"}
+        places = [place or other[places[1 - at]] for at, place in enumerate(places)]
+    if not all(places):
+        raise StoreError(f"A ranking by {question} needs a place for each response.")
     order = sorted({int(place) for place in places})
     return tuple(order.index(int(place)) for place in places)
 

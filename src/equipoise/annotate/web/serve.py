@@ -1,5 +1,8 @@
 """Command `annotate serve`: the web app on one address, and how the first lead gets in."""
 
+import errno
+import ipaddress
+import os
 import socket
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from equipoise.annotate.web.config import ServeConfig
 from equipoise.errors import ConfigError
 
 FIRST_LEAD = "lead"
+EVERYWHERE = ("0.0.0.0", "::")
 
 
 def serve(project: Path, settings: ServeConfig, now: float) -> None:
@@ -30,6 +34,8 @@ def serve(project: Path, settings: ServeConfig, now: float) -> None:
     listener = listen(settings.host, settings.port)
     url = address_of(listener)
     print(f"Labelling project {project} at {url}  (Ctrl-C ends it; nothing is lost)", flush=True)
+    if not settings.behind_proxy and not is_loopback(listener):
+        print("Other machines reach it unencrypted: see `Several machines` in docs/annotation.md.", flush=True)
     if link := first_link(project, url, now):
         print(f"First lead: open {link}  (works once)", flush=True)
     config = uvicorn.Config(
@@ -54,18 +60,29 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        why, fix = os.strerror(error.errno or 0), "Take a port above 1023."
+        if is_taken:
+            why, fix = "Another program, or this one, listens there.", "Stop it, or --port 0 takes any free port."
+        elif error.errno != errno.EACCES:
+            why = "It is no address of this machine."
+            fix = "Without --host it is this machine only; --host 0.0.0.0 is every address that it has."
         raise ConfigError(
-            "The address cannot be listened on.",
-            where=f"{host}:{port}",
-            why=str(error),
-            fix="Take another with --port, or --port 0 for any free one.",
+            "The address cannot be listened on.", where=f"{host}:{port}", why=why, fix=fix
         ) from error
 
 
 def address_of(listener: socket.socket) -> str:
-    """Its URL."""
+    """Its URL, with the machine's name where it listens on every address."""
     host, port = listener.getsockname()[:2]
+    if host in EVERYWHERE:
+        host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def first_link(project: Path, url: str, now: float) -> str:
