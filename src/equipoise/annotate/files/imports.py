@@ -127,7 +127,8 @@ def import_files(
 
     Args:
         project: The project's directory.
-        files: Any of the formats of docs/annotation.md. Responses to one prompt are put together from all files.
+        files: Any of the formats of docs/labelling-reference.md. Responses to one prompt are put together from
+            all files.
         mapping: A TOML file that says what another tool's fields and questions are called.
         labels_as: Whose labels those are that come without a name; None leaves them out and counts them.
         prefix: Put before the names in the files.

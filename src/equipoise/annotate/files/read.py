@@ -139,7 +139,7 @@ def _refuse_nothing(found: Contents) -> None:
             "None of the answers in this file was understood.",
             where=found.path,
             why="; ".join(f"{found.left_out[reason]} {reason}" for reason in unmapped[:5]),
-            fix="Say in a file for --mapping what each question asks; see docs/annotation.md.",
+            fix="Say in a file for --mapping what each question asks; see docs/labelling-reference.md.",
         )
     if not found.entries and not found.responses:
         raise DataError(
