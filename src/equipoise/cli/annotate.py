@@ -1,5 +1,6 @@
 """`equipoise annotate …`: the commands on a labelling project that take a few plain arguments, and `serve`."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +67,7 @@ def invite(
     with open_project(project) as store:
         known = people.person(store, name)
         token = people.invite(store, name, "lead" if lead else known.role if known else "labeller", time.time())
+    print(f"For {name} alone; works once, within two weeks:", file=sys.stderr)
     print(f"{url.rstrip('/')}/join/{token}")
     return 0
 
