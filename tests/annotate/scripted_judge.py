@@ -48,7 +48,8 @@ def busy(status: int = 429, wait: str = "0.2") -> Response:
 def question_of(body: Body) -> str:
     system = body["messages"][0]["content"]
     words = {
-        "one response": "safety",
+        "for harm": "safety",
+        "refuses the request": "refusal",
         "by helpfulness alone": "helpfulness",
         "by harmlessness alone": "harmlessness",
         "better overall": "single",
@@ -71,6 +72,8 @@ def honest(body: Body) -> str:
     if question_of(body) == "safety":
         is_safe = "bomb" not in shown["response"]
         return json.dumps({"categories": [] if is_safe else ["self_harm"], "is_safe": is_safe})
+    if question_of(body) == "refusal":
+        return json.dumps({"refusal": "full" if "sorry" in shown["response"] else "none"})
     sign, word = {"harmlessness": (-1, "bad")}.get(question_of(body), (1, "!"))
     first, second = (sign * shown[name].count(word) for name in ("response_A", "response_B"))
     return json.dumps({"answer": "tie" if first == second else "A" if first > second else "B"})
@@ -115,7 +118,9 @@ class ScriptedJudge:
 def scripted_judge() -> Iterator[ScriptedJudge]:
     judge = ScriptedJudge()
     app = Starlette(routes=[Route("/v1/chat/completions", judge.complete, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
+    )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         judge.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

@@ -4,10 +4,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 from scripted_judge import busy, completion, cut_off, scripted_judge
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from equipoise.annotate.judge.config import EndpointJudge
+from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.endpoint import BudgetError, Endpoint, Limits, NoAnswerError, RejectedError
 from equipoise.annotate.judge.questions import Harms, ask_pair, read_rubrics
 from equipoise.annotate.store.answers import ANSWERS_FILE, Answers
@@ -41,7 +42,7 @@ def open_endpoint(server, answers):
     opened = []
 
     def open_one(calls=None, money=None, **settings) -> Endpoint:
-        config = EndpointJudge(url=server.url, model="scripted", **{"retries": 2, "timeout": 5, **settings})
+        config = EndpointSource(url=server.url, model="scripted", **{"retries": 2, "timeout": 5, **settings})
         opened.append(Endpoint(config, answers, "judge", Limits(calls, money)))
         return opened[-1]
 
@@ -61,7 +62,8 @@ def test_an_answer_is_asked_for_once_and_kept_as_it_came(server, answers, open_e
     assert first == again
     assert json.loads(first.text)["choices"][0]["message"]["content"] == '{"answer": "A"}'
     assert len(server.bodies) == 1
-    assert answers.spending("judge")[:5] == (1, 0, 100, 10, 0)
+    spent = answers.spending("judge")
+    assert (spent.calls, spent.lost, spent.prompt_tokens, spent.completion_tokens) == (1, 0, 100, 10)
 
 
 def test_what_is_sent_is_the_settings_and_a_schema(server, answers, open_endpoint):
@@ -82,7 +84,7 @@ def test_a_busy_endpoint_is_waited_for_as_long_as_it_says(server, answers, open_
     endpoint, started = open_endpoint(), time.monotonic()
     endpoint.ask(body(endpoint))
     assert 0.4 <= time.monotonic() - started < 0.9  # the client's own first pause would be 0.375 to 0.5 s
-    assert answers.spending("judge")[:2] == (2, 0)
+    assert (answers.spending("judge").calls, answers.spending("judge").lost) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,20 @@ def test_the_api_key_is_sent_and_kept_nowhere(server, answers, open_endpoint, mo
     assert "sk-secret" not in str(error.value) + caplog.text
     for path in answers.path.parent.iterdir():
         assert b"sk-secret" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"url": "http://me:secret@127.0.0.1/v1"}, "token_variable"),
+        ({"input_price": 1.0}, "given together"),
+        ({"options": {"model": "other"}}, "may not hold model"),
+        ({"temperature": 3.0}, "temperature"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(settings, why):
+    with pytest.raises(ValidationError, match=why):
+        EndpointSource.model_validate({"url": "http://127.0.0.1/v1", "model": "m", **settings})
 
 
 def test_a_key_that_is_not_set_is_said_before_anything_is_sent(server, answers, open_endpoint):

@@ -110,6 +110,12 @@ STAGES: tuple[Stage, ...] = (
         "Responses → labels by simulated labellers, in a labelling store.",
     ),
     Stage(
+        ("annotate", "judge"),
+        "equipoise.annotate.judge.config:JudgeConfig",
+        "equipoise.cli.judge:judge",
+        "A judge model answers a labelling project's items; its card says how far to trust it.",
+    ),
+    Stage(
         ("aggregate",),
         "equipoise.annotate.config:AggregateConfig",
         "equipoise.annotate.aggregate:aggregate",

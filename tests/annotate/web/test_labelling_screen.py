@@ -1,115 +1,16 @@
-"""The labeller's screen in a real browser: Debian's Chromium, driven by Playwright, against a server on loopback."""
+"""The labeller's screen in a real browser: Debian's Chromium, driven by Playwright, and a server on loopback."""
 
-import json
-import os
-import re
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import closing
 
-import pytest
-import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
+from web_browser import Desk, item_of, keys_for, labels_in, needs_chromium, next_item
 
-from equipoise.annotate.config import ProjectConfig
 from equipoise.annotate.labels import Item
-from equipoise.annotate.store import people
-from equipoise.annotate.store import project as projects
-from equipoise.annotate.store.core import STORE_FILE, Store
-from equipoise.annotate.web.app import build_app
-from equipoise.annotate.web.config import ServeConfig
-from equipoise.annotate.web.serve import address_of, listen
 from equipoise.records import Prompt
 
-CHROMIUM = Path("/usr/bin/chromium")
-PAIRS = Path(os.environ.get("EQUIPOISE_REAL_DATA", "")) / "pku_safe_rlhf/pairs_32.json"
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}: apt-get install chromium")
-PATIENCE = 30_000  # milliseconds: the machine may be busy with other things
-PASSWORD = "correct horse"  # noqa: S105
-
-
-@dataclass
-class Desk:
-    """A served project, and what a labeller did there."""
-
-    url: str
-    link: str
-    folder: Path
-    now: list[float]
-    context: BrowserContext | None = None
-    keys: int = 0
-    elsewhere: list[str] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
-
-    def open(self, page: Page) -> Page:
-        """Watch what the page asks for, and what goes wrong in it."""
-        page.set_default_timeout(PATIENCE)
-        page.on("request", lambda r: r.url.startswith((self.url, "data:")) or self.elsewhere.append(r.url))
-        page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        page.on("dialog", lambda dialog: (self.trouble.append(dialog.message), dialog.dismiss()))
-        return page
-
-    def join(self, page: Page) -> Page:
-        """Sign in by the personal link."""
-        page.goto(self.link)
-        page.get_by_role("button", name="Start").click()
-        page.wait_for_selector("#panel")
-        page.wait_for_load_state()  # the script that hears the keys
-        return page
-
-    def press(self, page: Page, *keys: str) -> None:
-        """Press keys one after the other, as fast as they come."""
-        for key in keys:
-            page.keyboard.press(key)
-        self.keys += len(keys)
-
-    def store(self) -> Store:
-        return Store(self.folder / STORE_FILE, read_only=True)
-
-    def shown(self, item: str) -> tuple[int, ...]:
-        with closing(self.store()) as store:
-            return next(a.shown for a in store.assignments() if a.item == item)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def desk_of(tmp_path: Path, browser: Browser) -> Iterator[Callable[..., Desk]]:
-    """Serve a project with these items; everything stops after the test, and nothing may have gone wrong."""
-    desks = list[tuple[Desk, uvicorn.Server, threading.Thread]]()
-
-    def start(items: list[Item], **settings: object) -> Desk:
-        folder = tmp_path / "project"
-        projects.create_project(folder, ProjectConfig.model_validate(settings), time.time())
-        with Store(folder / STORE_FILE) as store:
-            store.add_items(items)
-            token = people.invite(store, "Ann", "labeller", time.time())
-        now, listener = [0.0], listen("127.0.0.1", 0)
-        app = build_app(folder, ServeConfig(), clock=lambda: time.time() + now[0])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        url = address_of(listener)
-        desks.append((Desk(url, f"{url}/join/{token}", folder, now), server, thread))
-        return desks[-1][0]
-
-    yield start
-    for context in browser.contexts:
-        context.close()
-    for desk, server, thread in desks:
-        server.should_exit = True
-        thread.join(10)
-        assert desk.elsewhere == [] and desk.trouble == []
+pytestmark = needs_chromium
+PASSWORD = "correct horse"
 
 
 def pair(number: int, **prompt: str) -> Item:
@@ -119,41 +20,11 @@ def pair(number: int, **prompt: str) -> Item:
     )
 
 
-def item_of(page: Page) -> str:
-    return page.locator("#work").get_attribute("data-item") or ""
-
-
-@contextmanager
-def next_item(page: Page) -> Iterator[str]:
-    """What is done inside finishes the item."""
-    item = item_of(page)
-    yield item
-    page.wait_for_function("item => document.querySelector('#work').dataset.item !== item", arg=item)
-
-
-def keys_for(shown: tuple[int, ...], safe: tuple[bool, bool], better: int, safer: int) -> list[str]:
-    """What a labeller presses who holds these views; positions are the item's own."""
-    verdicts = ["s" if safe[position] else "u" for position in shown]
-    rankings = [str(shown.index(better) + 1)] + ([str(shown.index(safer) + 1)] if safe[0] == safe[1] else [])
-    return verdicts + rankings
-
-
 def views_of(number: int) -> tuple[tuple[bool, bool], int, int]:
     """Made-up views on pair `number`: every combination comes up, and they agree with themselves."""
     safe = (number % 2 == 0, number % 4 < 2)
     safer = number % 3 % 2 if safe[0] == safe[1] else safe.index(True)
     return safe, number % 5 % 2, safer
-
-
-def labels_in(desk: Desk) -> dict[str, tuple[tuple[bool | None, ...], dict[str, tuple[int, ...]]]]:
-    """Item → verdicts by position, ranks by question."""
-    with closing(desk.store()) as store:
-        found = {item.id: ([None] * len(item.responses), dict[str, tuple[int, ...]]()) for item in store.items()}
-        for verdict in store.verdicts():
-            found[verdict.item][0][verdict.position] = verdict.verdict.is_safe
-        for ranking in store.rankings():
-            found[ranking.item][1][ranking.question] = ranking.ranks
-    return {item: (tuple(verdicts), rankings) for item, (verdicts, rankings) in found.items()}
 
 
 def expected(safe: tuple[bool, bool], better: int, safer: int) -> tuple[object, object]:
@@ -227,13 +98,12 @@ def test_categories_take_one_key_each_and_severity_one(desk_of: Callable[..., De
     desk = desk_of([pair(0)], overlap=1, gold_share=0, taxonomy="pku19", severity=True)
     page = desk.join(desk.open(browser.new_page()))
     shown = desk.shown(item_of(page))
-    key = {
-        name: page_key
-        for name, page_key in zip(
-            *(re.findall(pattern, _categories(page, desk)) for pattern in (r"category 0 ([\w -]+)=", r"=(\w)")),
-            strict=True,
-        )
-    }
+    desk.press(page, "u")
+    page.wait_for_selector(".category")
+    buttons = [
+        (str(b.get_attribute("value")), b.get_attribute("data-key")) for b in page.locator(".category").all()
+    ]
+    key = {value.removeprefix("category 0 "): str(pressed) for value, pressed in buttons}
     assert len(key) == len(set(key.values())) == 19
     desk.press(page, "2", key["Violence"], key["Drugs"], key["Drugs"], key["Animal Abuse"], "s")
     with next_item(page):
@@ -242,13 +112,6 @@ def test_categories_take_one_key_each_and_severity_one(desk_of: Callable[..., De
         verdicts = {label.position: label.verdict for label in store.verdicts()}
     assert verdicts[shown[0]].categories == ("Violence", "Animal Abuse") and verdicts[shown[0]].severity == 2
     assert verdicts[shown[1]].is_safe and verdicts[shown[1]].severity == 0
-
-
-def _categories(page: Page, desk: Desk) -> str:
-    desk.press(page, "u")
-    page.wait_for_selector(".category")
-    buttons = page.locator(".category").all()
-    return "\n".join(f"{one.get_attribute('value')}={one.get_attribute('data-key')}" for one in buttons)
 
 
 def test_an_order_that_verdicts_settle_is_filled_in_and_explained(
@@ -276,7 +139,12 @@ HOSTILE = (
     "onerror='window.hacked = 1'> ![x](https://evil.example/c.png) [go](javascript:window.hacked=1) "
     "<https://evil.example/d> <style>body{display:none}</style><iframe src='//evil.example/e'></iframe>"
     "<meta http-equiv=refresh content='0;url=https://evil.example/f'></div></main></body>",
-    "\u202egnp.exe\x00\x1b[2J \ud7ff \u05d0\u05d1\u05d2 " + "\u0301" * 500 + "\n" + "A" * 5000 + "\n" + "many words " * 900_000,
+    "\u202egnp.exe\x00\x1b[2J \ud7ff \u05d0\u05d1\u05d2 "
+    + "\u0301" * 500
+    + "\n"
+    + "A" * 5000
+    + "\n"
+    + "many words " * 900_000,
 )
 
 
@@ -317,9 +185,9 @@ def test_two_tabs_on_one_item(desk_of: Callable[..., Desk], browser: Browser) ->
     assert labels_in(desk)[first][1] != {}
 
 
-def test_blur_break_and_declined_categories(desk_of: Callable[..., Desk], browser: Browser) -> None:
+def test_blurred_responses_and_declined_categories(desk_of: Callable[..., Desk], browser: Browser) -> None:
     category = "animal_abuse"
-    items = [pair(0, kind="harmful"), pair(1), pair(2), pair(3, category=category)]
+    items = [pair(0, kind="harmful"), pair(1), pair(2, category=category)]
     desk = desk_of(items, overlap=1, gold_share=0)
     page = desk.join(desk.open(browser.new_page()))
     assert item_of(page) == items[0].id
@@ -328,12 +196,6 @@ def test_blur_break_and_declined_categories(desk_of: Callable[..., Desk], browse
     expect(page.get_by_role("alert").first).to_contain_text("still blurred")
     desk.press(page, "Shift+V")
     expect(page.locator("[data-blurred]")).to_have_count(0)
-    with next_item(page):
-        desk.press(page, "s", "s", "0", "0")
-    for _ in range(8):
-        desk.now[0] += 420
-        page.reload()
-        desk.press(page, "s", "Backspace")
     with next_item(page):
         desk.press(page, "s", "s", "0", "0")
     desk.press(page, "Shift+O")
@@ -346,7 +208,27 @@ def test_blur_break_and_declined_categories(desk_of: Callable[..., Desk], browse
     with next_item(page):
         desk.press(page, "s", "s", "0", "0")
     expect(page.locator("#panel")).to_contain_text("apart from the categories you declined")
-    assert labels_in(desk)[items[3].id] == ((None, None), {})
+    assert labels_in(desk)[items[2].id] == ((None, None), {})
+
+
+def test_a_break_is_suggested_after_a_stretch_without_a_pause(
+    desk_of: Callable[..., Desk], browser: Browser
+) -> None:
+    desk = desk_of([pair(number) for number in range(6)], overlap=1, gold_share=0, break_after_minutes=30)
+    page = desk.join(desk.open(browser.new_page()))
+    suggestion = page.get_by_text("A short break helps you and the labels")
+    for _ in range(4):  # 500 s each, 33 minutes
+        expect(suggestion).to_have_count(0)
+        desk.now[0] += 500
+        with next_item(page):
+            desk.press(page, "s", "s", "0", "0")
+    expect(suggestion).to_be_visible()
+    desk.press(page, "Shift+B")
+    expect(suggestion).to_have_count(0)
+    desk.now[0] += 500
+    with next_item(page):
+        desk.press(page, "s", "s", "0", "0")
+    expect(suggestion).to_have_count(0)
 
 
 def test_a_phone_by_touch_without_keys(desk_of: Callable[..., Desk], browser: Browser) -> None:

@@ -274,3 +274,13 @@ def test_a_labeller_reads_no_other_labellers_name_or_label(own_site: Site) -> No
     for path in ("/label", "/redteam", "/", f"/lead/item/{item}", "/nowhere"):
         text = ann.get(path).text
         assert "Bob" not in text and "Lena" not in text
+
+
+def test_a_broken_form_is_refused_in_words(site: Site) -> None:
+    lena = site.browser("Lena")
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for body in (b"no boundary at all", b"--x\r\nnonsense\r\n\r\n"):
+        assert lena.post("/lead/import", content=body, headers=headers).status_code in (400, 403)
+    many = "&".join(f"f{number}=1" for number in range(2000))
+    plain = {"content-type": "application/x-www-form-urlencoded"}
+    assert lena.post("/lead/guideline", content=many, headers=plain).status_code == 400

@@ -36,9 +36,9 @@ class LabelLine(Record):
     """One label as `labels.jsonl` has it: a vote, or a lead's ruling, which holds whatever the votes.
 
     `response` is the position that a verdict is about, None for rankings. `shown[j]` is the position of the
-    response shown as the j-th. `revision` counts the times these answers were changed; `replaced_at` is set on those
-    that no longer hold. `origin` is the file and line of an imported label; where it is set, `shown` and `guideline` are
-    unknown. Times are seconds since 1970.
+    response shown as the j-th. `revision` counts the times these answers were changed; `replaced_at` is set on
+    those that no longer hold. `origin` is the file and line of an imported label; where it is set, `shown` and
+    `guideline` are unknown. Times are seconds since 1970.
     """
 
     item: str
@@ -147,7 +147,7 @@ def _lines(how: Given, draft: Draft, names: Mapping[str, str]) -> Iterator[Label
 
 
 def _write_sources(out: Path, moment: _Moment) -> None:
-    """What the project holds, as it is: the labels, the items they are about, and red-team hits if there are any."""
+    """What the project holds, as it is: labels, the items they are about, and red-team hits if there are any."""
     write_lines(out / "items.jsonl", moment.items)
     write_lines(out / "labels.jsonl", moment.labels)
     if moment.hits:

@@ -1,8 +1,8 @@
 """Label Studio's JSON export (1.0 to 1.21, `Export → JSON`): tasks with their annotations.
 
-Read are the results of Pairwise, Ranker (a list without buckets), and Choices; other kinds of result are refused.
-An annotator is known by e-mail, where the export has it, else by number. Cancelled annotations, drafts and models'
-predictions are no labels: counted.
+Read are the results of Pairwise, Ranker (a list without buckets), and Choices; an answer of another kind is
+refused. An annotator is known by e-mail, where the export has it, else by number. Cancelled annotations, drafts
+and predictions of models are no labels: counted.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def take(found: Contents, row: Fields) -> tuple[Fields, list[Said]]:
     """The task's fields, and each annotator's latest answers.
 
     Raises:
-        DataError: An annotation has no annotator, or a result of a kind that is not read.
+        DataError: An annotation has no annotator.
     """
     found.left_out["predictions of models"] += len(row.get("predictions") or ())
     found.left_out["drafts"] += len(row.get("drafts") or ())
@@ -64,19 +64,16 @@ def _answers(annotation: Fields) -> dict[str, Any]:
 
 
 def _value(result: Fields) -> Any:
+    """What was chosen or ranked; of another result its type, which is refused where the mapping asks for it."""
     kind, value = result.get("type"), result.get("value") or {}
     if kind == "pairwise":
         return value.get("selected")
     if kind == "choices":
         return value.get("choices")
-    if kind == "ranker":
-        ranked = value.get("ranker")
-        if isinstance(ranked, Mapping) and len(ranked) == 1:
-            return next(iter(ranked.values()))
-        if isinstance(ranked, list):
-            return ranked
-        raise DataError(f"`{result['from_name']}` sorts into buckets, which are no ranking")
-    raise DataError(f"`{result.get('from_name')}` is a result of type {kind}, not pairwise, ranker or choices")
+    ranked = value.get("ranker") if kind == "ranker" else None
+    if isinstance(ranked, Mapping) and len(ranked) == 1:
+        return next(iter(ranked.values()))
+    return ranked if isinstance(ranked, list) else {"type": kind}
 
 
 def _time(annotation: Fields) -> float | None:

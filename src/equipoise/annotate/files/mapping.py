@@ -123,6 +123,8 @@ def _default_question(name: str) -> QuestionMap | None:
 
 def _take_ranks(name: str, value: Any, question: QuestionMap, shown: Shown) -> tuple[int, ...]:
     """Ranks from a chosen side, or from the responses' names in order, the best first."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]  # a choice of one; a ranking has two names at least
     if isinstance(value, str | int):
         side = (question.values or _CHOICES).get(str(value))
         if len(shown.responses) != 2 or side not in (0, 1, "tie"):

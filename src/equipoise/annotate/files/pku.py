@@ -79,7 +79,6 @@ def _newer(pair: PreferencePair, categories: Sequence[str]) -> dict[str, Any]:
         known = [*categories, *(category for category in named if category not in categories)]
         row[f"response_{side}_harm_category"] = {category: category in named for category in known}
         row[f"response_{side}_severity_level"] = pair.severity[side]
-        row[f"response_{side}_sha256"] = hashlib.sha256(
-            (pair.prompt.text + pair.responses[side]).encode()
-        ).hexdigest()
+        both = pair.prompt.text + pair.responses[side]
+        row[f"response_{side}_sha256"] = hashlib.sha256(both.encode()).hexdigest()
     return row

@@ -95,13 +95,15 @@ def _entry(found: Contents, line: int, fields: Fields, said: Sequence[Said], map
     for one in said:
         try:
             answer, unmapped = understand(one, shown, mapping)
+            found.left_out.update(f"answers to `{name}`, which the mapping does not name" for name in unmapped)
+            if not answer.verdicts and not answer.rankings:
+                continue
             check_answer(make_item(shown.prompt, shown.responses, source, [answer]), answer)
         except EquipoiseError as error:
             reason = f"labeller {one.labeller!r}: {' '.join([error.what, error.why]).strip()}"
             found.problems.append(RowProblem(found.path, line, reason))
-            continue
-        found.left_out.update(f"answers to `{name}`, which the mapping does not name" for name in unmapped)
-        answers += [answer] if answer.verdicts or answer.rankings else []
+        else:
+            answers.append(answer)
     return Entry(line, make_item(shown.prompt, shown.responses, source, answers), tuple(answers))
 
 

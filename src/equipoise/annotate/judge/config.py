@@ -1,14 +1,14 @@
 """Settings of `annotate judge`. Nothing else here."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, HttpUrl, JsonValue, model_validator
+from pydantic import Field, HttpUrl, model_validator
 
 from equipoise.config import Config
 
 
-class EndpointJudge(Config):
+class EndpointSource(Config):
     """A language model behind an OpenAI-compatible endpoint."""
 
     type: Literal["endpoint"] = "endpoint"
@@ -31,8 +31,8 @@ class EndpointJudge(Config):
     structure: Literal["auto", "json_schema", "plain"] = Field(
         "auto", description="Send a JSON schema, or describe it in words only; auto: words if it is refused."
     )
-    options: dict[str, JsonValue] = Field(
-        {}, description="Further fields of every request, such as seed or reasoning_effort."
+    options: dict[str, Any] = Field(
+        {}, description="Further fields of every request, such as seed; in a recipe, where numbers are numbers."
     )
     rubrics: Path | None = Field(
         None, description="Folder of texts that replace the shipped ones: safety.txt, helpfulness.txt, …"
@@ -41,16 +41,18 @@ class EndpointJudge(Config):
     output_price: float | None = Field(None, ge=0, description="Money per million tokens written; unset: unknown.")
 
     @model_validator(mode="after")
-    def _prices_come_together(self) -> Self:
+    def _fits_together(self) -> Self:
         if (self.input_price is None) != (self.output_price is None):
             raise ValueError("input_price and output_price are given together or not at all")
+        if self.url.username or self.url.password:
+            raise ValueError("the url holds a name or password, which would be stored; use token_variable")
         reserved = {"model", "messages", "response_format", "temperature", self.limit_field, "stream", "n"}
         if taken := sorted(reserved & set(self.options)):
             raise ValueError(f"options may not hold {', '.join(taken)}: settings or the judge itself decide them")
         return self
 
 
-class ScoresJudge(Config):
+class ScoresSource(Config):
     """A reward model orders by helpfulness; a cost model by harmlessness, and its sign is the verdict."""
 
     type: Literal["scores"] = "scores"
@@ -64,7 +66,9 @@ class JudgeConfig(Config):
     """Let a judge answer a labelling project's items."""
 
     project: Path = Field(description="Directory of the labelling project.")
-    source: Annotated[EndpointJudge | ScoresJudge, Field(discriminator="type")] = Field(description="Who judges.")
+    source: Annotated[EndpointSource | ScoresSource, Field(discriminator="type")] = Field(
+        description="Who judges."
+    )
     name: str = Field("", description="Name of the judge among the labellers; unset: that of its model.")
     which: Literal["all", "labelled"] = Field(
         "all",
@@ -84,7 +88,7 @@ class JudgeConfig(Config):
 
     @model_validator(mode="after")
     def _money_needs_prices(self) -> Self:
-        priced = isinstance(self.source, EndpointJudge) and self.source.input_price is not None
+        priced = isinstance(self.source, EndpointSource) and self.source.input_price is not None
         if self.max_money is not None and not priced:
             raise ValueError("max_money needs source.input_price and source.output_price")
         return self

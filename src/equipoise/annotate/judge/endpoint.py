@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import openai
 
-from equipoise.annotate.judge.config import EndpointJudge
+from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.parser import read_usage
 from equipoise.annotate.judge.questions import Json, Request
 from equipoise.annotate.store.answers import Answer, Answers, Usage
@@ -49,7 +49,7 @@ class Limits(NamedTuple):
 class Endpoint:
     """One model behind an endpoint, asked in the name of one judge; safe to use from several threads."""
 
-    def __init__(self, config: EndpointJudge, answers: Answers, judge: str, limits: Limits) -> None:
+    def __init__(self, config: EndpointSource, answers: Answers, judge: str, limits: Limits) -> None:
         """Prepare the client; nothing is sent.
 
         Raises:
@@ -204,7 +204,7 @@ class Endpoint:
         return NoAnswerError(what, where=where, why=why)
 
 
-def _token(config: EndpointJudge) -> str:
+def _token(config: EndpointSource) -> str:
     token = os.environ.get(config.token_variable, "") if config.token_variable else _NO_TOKEN
     if not token:
         raise EndpointError(

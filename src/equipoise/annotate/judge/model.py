@@ -6,11 +6,11 @@ harmful than one that it calls unsafe, as for people. Left out: HTTP (`endpoint`
 
 from dataclasses import dataclass
 
-from equipoise.annotate.judge.config import EndpointJudge
+from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.endpoint import Endpoint, RejectedError
 from equipoise.annotate.judge.judge import Heard, Judgement, Pair, combine_orders, pairs_of, rank_pairs
-from equipoise.annotate.judge.parser import Reason, Unscored, parse_choice, parse_verdict
-from equipoise.annotate.judge.questions import Harms, Request, Rubrics, ask_pair, ask_safety
+from equipoise.annotate.judge.parser import Reason, Unscored, parse_choice, parse_refusal, parse_verdict
+from equipoise.annotate.judge.questions import Harms, Request, Rubrics, ask_pair, ask_refusal, ask_safety
 from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankQuestion, check_harmlessness
 from equipoise.annotate.store.answers import Answer
 from equipoise.errors import StoreError
@@ -35,6 +35,13 @@ class ModelJudge:
         if "safety" in item.questions:
             heard += [self._safety(prompt, item, position) for position in range(len(item.responses))]
         verdicts = {h.shown[0]: h.value if isinstance(h.value, Verdict) else UNSCORED for h in heard}
+        if "refusal" in item.questions:
+            refusals = [self._refusal(prompt, item, position) for position in range(len(item.responses))]
+            heard += refusals
+            for one in refusals:
+                refusal = one.value.refusal if isinstance(one.value, Verdict) else None
+                at = one.shown[0]
+                verdicts[at] = verdicts.get(at, UNSCORED).model_copy(update={"refusal": refusal})
         rankings: dict[RankQuestion, tuple[int, ...]] = {}
         unranked: dict[RankQuestion, Reason] = {}
         for question in (q for q in RANK_QUESTIONS if q in item.questions):
@@ -51,6 +58,10 @@ class ModelJudge:
     def _safety(self, prompt: Prompt, item: Item, position: int) -> Heard:
         request = ask_safety(self.rubrics, self.harms, prompt, item.responses[position])
         return Heard("safety", (position,), parse_verdict(self._answer(request), self.harms))
+
+    def _refusal(self, prompt: Prompt, item: Item, position: int) -> Heard:
+        request = ask_refusal(self.rubrics, prompt, item.responses[position])
+        return Heard("refusal", (position,), parse_refusal(self._answer(request)))
 
     def _rank(
         self, prompt: Prompt, item: Item, question: RankQuestion, known: dict[Pair, int], heard: list[Heard]
@@ -81,7 +92,7 @@ class ModelJudge:
 def order_by_verdict(verdicts: dict[int, Verdict]) -> dict[Pair, int]:
     """Outcomes of the pairs that the verdicts settle: −1 only the first is safe, 1 only the second."""
     known: dict[Pair, int] = {}
-    for first, second in pairs_of(len(verdicts)):
+    for first, second in pairs_of(len(verdicts)):  # of all responses, or of none
         pair = (verdicts[first].is_safe, verdicts[second].is_safe)
         if pair in ((True, False), (False, True)):
             known[first, second] = -1 if pair[0] else 1
@@ -98,7 +109,7 @@ def _consistent(ranks: tuple[int, ...], verdicts: dict[int, Verdict]) -> tuple[i
 
 
 def settle_structure(
-    config: EndpointJudge, endpoint: Endpoint, rubrics: Rubrics, harms: Harms, item: Item
+    config: EndpointSource, endpoint: Endpoint, rubrics: Rubrics, harms: Harms, item: Item
 ) -> bool:
     """Whether to send a JSON schema with every request: tried on an item's first question where it is open.
 
@@ -110,6 +121,8 @@ def settle_structure(
     prompt, texts = Prompt(messages=item.prompt.messages), item.responses
     if "safety" in item.questions:
         request = ask_safety(rubrics, harms, prompt, texts[0])
+    elif "refusal" in item.questions:
+        request = ask_refusal(rubrics, prompt, texts[0])
     else:
         question = next(q for q in RANK_QUESTIONS if q in item.questions)
         request = ask_pair(rubrics, question, prompt, texts[0], texts[1])

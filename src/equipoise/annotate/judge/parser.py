@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from equipoise.annotate.judge.questions import Harms
 from equipoise.annotate.store.answers import Answer, Usage
-from equipoise.records import Verdict
+from equipoise.records import Refusal, Verdict
 
 Choice = Literal["A", "B", "tie"]
 Reason = Literal["empty", "truncated", "refusal", "broken_json", "wrong_fields", "contradiction", "rejected"]
@@ -72,6 +72,11 @@ class _Pick(BaseModel):
     answer: Choice
 
 
+class _Refused(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    refusal: Refusal
+
+
 class _Safety(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     categories: list[str]
@@ -99,6 +104,17 @@ def parse_choice(answer: Answer) -> Choice | Unscored:
         return tree
     try:
         return _Pick.model_validate(tree).answer
+    except ValidationError:
+        return Unscored("wrong_fields")
+
+
+def parse_refusal(answer: Answer) -> Verdict | Unscored:
+    """Whether a response refuses, as a verdict that says nothing about its safety."""
+    tree = _tree(answer)
+    if isinstance(tree, Unscored):
+        return tree
+    try:
+        return Verdict(is_safe=None, refusal=_Refused.model_validate(tree).refusal)
     except ValidationError:
         return Unscored("wrong_fields")
 

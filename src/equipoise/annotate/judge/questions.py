@@ -18,8 +18,9 @@ from equipoise.annotate.labels import Question
 from equipoise.errors import ConfigError
 from equipoise.records import Message, Prompt
 
-QUESTIONS: tuple[Question, ...] = ("safety", "helpfulness", "harmlessness", "single")
+QUESTIONS: tuple[Question, ...] = ("safety", "refusal", "helpfulness", "harmlessness", "single")
 CHOICES = ("A", "B", "tie")
+REFUSALS = ("none", "partial", "full")
 _CRITERION: Mapping[Question, str] = {
     "helpfulness": "more helpful",
     "harmlessness": "less harmful",
@@ -64,7 +65,8 @@ def read_rubrics(folder: Path | None, harms: Harms) -> Rubrics:
     """The shipped rubrics, or those of a folder as far as it has them.
 
     Args:
-        folder: Holds any of safety.txt, helpfulness.txt, harmlessness.txt, single.txt; None: the shipped ones.
+        folder: Holds any of safety.txt, refusal.txt, helpfulness.txt, harmlessness.txt, single.txt; None: the
+            shipped ones.
             `$categories` in a text becomes the list of harm categories; a dollar sign is written `$$`.
         harms: The harm categories.
 
@@ -109,6 +111,14 @@ def ask_safety(rubrics: Rubrics, harms: Harms, prompt: Prompt, response: str) ->
     return _request(rubrics.texts["safety"], tag, material, form, safety_schema(harms))
 
 
+def ask_refusal(rubrics: Rubrics, prompt: Prompt, response: str) -> Request:
+    """Ask whether a response refuses the request."""
+    tag = _unforgeable([*(m.content for m in prompt.messages), response])
+    material = [*_conversation(prompt, tag), _enclosed("response", tag, response)]
+    form = '{"refusal": "none"}, {"refusal": "partial"} or {"refusal": "full"}'
+    return _request(rubrics.texts["refusal"], tag, material, form, _one_of("refusal", REFUSALS))
+
+
 def ask_pair(rubrics: Rubrics, question: Question, prompt: Prompt, first: str, second: str) -> Request:
     """Ask which of two responses wins on the question: A is the first shown, B the second."""
     tag = _unforgeable([*(m.content for m in prompt.messages), first, second])
@@ -121,7 +131,7 @@ def ask_pair(rubrics: Rubrics, question: Question, prompt: Prompt, first: str, s
     form = (
         f'{{"answer": "A"}} if response A is {word}, {{"answer": "B"}} if response B is, else {{"answer": "tie"}}'
     )
-    return _request(rubrics.texts[question], tag, material, form, choice_schema())
+    return _request(rubrics.texts[question], tag, material, form, _one_of("answer", CHOICES))
 
 
 def safety_schema(harms: Harms) -> Json:
@@ -133,10 +143,9 @@ def safety_schema(harms: Harms) -> Json:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-def choice_schema() -> Json:
-    """JSON schema of an answer about two responses."""
-    fields = {"answer": {"type": "string", "enum": list(CHOICES)}}
-    return {"type": "object", "properties": fields, "required": ["answer"], "additionalProperties": False}
+def _one_of(name: str, choices: Sequence[str]) -> Json:
+    fields = {name: {"type": "string", "enum": list(choices)}}
+    return {"type": "object", "properties": fields, "required": [name], "additionalProperties": False}
 
 
 def _request(rubric: str, tag: str, material: Sequence[str], form: str, schema: Json) -> Request:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from equipoise.errors import StoreError
+from equipoise.records import Record
 
 ANSWERS_FILE = "judge.sqlite"
 _APPLICATION_ID = 0x4551504A  # "EQPJ"
@@ -66,7 +67,7 @@ class Usage(NamedTuple):
 UNKNOWN = Usage(None, None)
 
 
-class Spending(NamedTuple):
+class Spending(Record):
     """What a judge has used so far, over all its runs.
 
     `calls` counts every HTTP request that was sent, repetitions included; `lost` those that brought no whole
@@ -112,7 +113,6 @@ class Answers:
     def _prepare(self) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
         owner = self._db.execute("PRAGMA application_id").fetchone()[0]
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if (owner, version) == (0, 0) and not self._db.execute("SELECT * FROM sqlite_schema").fetchone():
@@ -150,14 +150,14 @@ class Answers:
         Returns:
             The call's number.
         """
-        with self._writing():
+        with self._writing(is_durable=False):
             row = (judge, key, time.time(), most)
             sql = "INSERT INTO calls (judge, key, sent_at, most) VALUES (?, ?, ?, ?)"
             return int(self._db.execute(sql, row).lastrowid or 0)
 
     def note_refused(self, number: int, status: int) -> None:
         """Write down that a call was answered with an error status, which costs nothing."""
-        with self._writing():
+        with self._writing(is_durable=False):
             self._db.execute("UPDATE calls SET status = ?, cost = 0 WHERE number = ?", (status, number))
 
     def keep(
@@ -196,7 +196,8 @@ class Answers:
             " coalesce(sum(coalesce(cost, most)), 0.0) FROM calls WHERE judge = ?"
         )
         with self._lock:
-            return Spending(*self._db.execute(sql, (judge,)).fetchone())
+            row = self._db.execute(sql, (judge,)).fetchone()
+        return Spending(**dict(zip(Spending.model_fields, row, strict=True)))
 
     def settings_of(self, judge: str) -> dict[str, Any] | None:
         """What a judge's answers depend on, as it was when it first ran."""
@@ -211,9 +212,11 @@ class Answers:
             self._db.execute("INSERT OR REPLACE INTO judges VALUES (?, ?)", row)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, *, is_durable: bool = True) -> Iterator[None]:
+        """One transaction; it survives a killed process, and if durable (which waits for the disk) a power cut."""
         with self._lock:
             try:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")

@@ -61,7 +61,7 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
         },
         lifespan=lifespan,
     )
-    app.state.settings = settings
+    app.state.path, app.state.settings = project, settings
     app.state.policy, app.state.busy_chats = None, set()
     app.state.clock = clock
     app.state.desk = desk

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from equipoise.annotate.store import overview
 from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.progress import PersonProgress, people_progress
-from equipoise.annotate.web import lead_items, lead_team, pages, reports
+from equipoise.annotate.web import lead_files, lead_items, lead_team, pages, reports
 
 if TYPE_CHECKING:
     from equipoise.annotate.agreement import Agreement
@@ -31,6 +31,7 @@ def routes() -> Sequence[Route]:
         Route("/lead/agreement/labellers", show_labellers),
         *lead_items.routes(),
         *lead_team.routes(),
+        *lead_files.routes(),
     )
 
 

@@ -78,6 +78,7 @@ async def render_chat(request: Request, question: str = "", problem: str = "") -
         chat=found,
         texts=[render_text(turn.content) for turn in found.turns],
         taxonomy=request.app.state.project.taxonomy,
+        labels={one.name: one.label for one in request.app.state.project.taxonomy.categories},
         is_own=found.labeller == person.name,
         question=question,
         problem=problem,

@@ -125,14 +125,19 @@ class Guard:
         """Refuse it, or read its form into `request.state.form` and hand it on."""
         request = Request(scope, receive)
         refusal = refuse_by_role(request) or refuse_flood(request)
-        if refusal is None and request.method not in READING:
-            try:
-                request.state.form = await request.form()
-            except HTTPException as error:
-                refusal = await pages.show_http_error(request, error)
-            else:
-                refusal = refuse_forged(request, request.state.form)
-        await (refusal or self.app)(scope, receive, send)
+        if refusal is not None or request.method in READING:
+            await (refusal or self.app)(scope, receive, send)
+            return
+        try:
+            form = await request.form()
+        except HTTPException as error:  # broken, or too large
+            await (await pages.show_http_error(request, error))(scope, receive, send)
+            return
+        request.state.form = form
+        try:
+            await (refuse_forged(request, form) or self.app)(scope, receive, send)
+        finally:
+            await form.close()  # uploads lie in temporary files
 
 
 async def open_session(request: Request) -> None:

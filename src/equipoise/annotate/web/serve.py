@@ -5,11 +5,11 @@ from pathlib import Path
 
 import uvicorn
 
-from equipoise.annotate.store import people
-from equipoise.annotate.store.core import STORE_FILE, Store
+from equipoise.annotate.store import journal, people
+from equipoise.annotate.store.project import open_project
 from equipoise.annotate.web.app import build_app
 from equipoise.annotate.web.config import ServeConfig
-from equipoise.errors import ConfigError, StoreError
+from equipoise.errors import ConfigError
 
 FIRST_LEAD = "lead"
 
@@ -26,10 +26,7 @@ def serve(project: Path, settings: ServeConfig, now: float) -> None:
         StoreError: There is no project, or its database cannot be opened.
         ConfigError: The address cannot be listened on.
     """
-    if not (project / STORE_FILE).exists():
-        raise StoreError(
-            "There is no labelling project.", where=str(project), fix=f"equipoise annotate create {project}"
-        )
+    open_project(project).close()  # refuses before anything listens
     listener = listen(settings.host, settings.port)
     url = address_of(listener)
     print(f"Labelling project {project} at {url}  (Ctrl-C ends it; nothing is lost)", flush=True)
@@ -72,9 +69,9 @@ def address_of(listener: socket.socket) -> str:
 
 
 def first_link(project: Path, url: str, now: float) -> str:
-    """A one-time link for a lead where nobody could sign in as one yet; empty where somebody can."""
-    with Store(project / STORE_FILE) as store:
-        leads = [person for person in people.people(store) if person.role == "lead" and person.is_active]
-        if leads:
+    """A one-time link for a lead where nobody has come in as one yet; empty where somebody has."""
+    with open_project(project) as store:
+        leads = [person.name for person in people.people(store) if person.role == "lead" and person.is_active]
+        if any(journal.entries(store, limit=1, who=name, what="join") for name in leads):
             return ""
-        return f"{url}/join/{people.invite(store, FIRST_LEAD, 'lead', now)}"
+        return f"{url}/join/{people.invite(store, leads[0] if leads else FIRST_LEAD, 'lead', now)}"
