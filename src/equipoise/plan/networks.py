@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from equipoise.artefact import is_hub_name
-from equipoise.models.adapters import ADAPTER, add_adapter, base_of_adapter, on_same_weights
-from equipoise.models.backbone import check_config, from_config
+from equipoise.models.adapters import add_adapter, base_of_adapter, on_same_weights
+from equipoise.models.backbone import from_config
+from equipoise.models.files import ADAPTER, check_config
 from equipoise.models.score_head import Critic, Pooling, Scorer, read_head_settings
 from equipoise.rollout.config import GuardScore, ModelScore, ScoreSourceConfig
 from equipoise.tokens.folder import model_folder

@@ -80,6 +80,11 @@ class LoraSettings(Config):
     target_modules: tuple[str, ...] = Field(
         (), description="Names of the layers that get an adapter (q_proj, …); unset: all linear ones but the head."
     )
+    quantize: Literal["nf4"] | None = Field(
+        None,
+        description="Keep the linear layers of frozen networks in 4 bits (extra `quant`); unset: in "
+        "hardware.precision.",
+    )
 
 
 class SharedLora(LoraSettings):
@@ -124,15 +129,26 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _shards_32_bits(self) -> Self:
+    def _shards_no_few_bits(self) -> Self:
         if self.hardware.shard and (names := self.eight_bit()):
             raise ValueError(f"8-bit optimizer states cannot be sharded: set {names[0]}.bits = 32, or shard off")
+        if self.hardware.shard and self.quantize:
+            raise ValueError(
+                "a base of 4 bits cannot be sharded: unset lora.quantize; or set hardware.shard off, and every "
+                "process holds all of it"
+            )
         return self
 
     def eight_bit(self) -> list[str]:
         """Names of the optimizers with 8-bit states."""
         found = ((name, value) for name, value in self if isinstance(value, OptimizerSettings))
         return [name for name, value in found if value.bits == 8]
+
+    @property
+    def quantize(self) -> Literal["nf4"] | None:
+        """How frozen networks are quantized, if they are."""
+        lora = getattr(self, "lora", None)
+        return lora.quantize if isinstance(lora, LoraSettings) else None
 
 
 class SftConfig(TrainConfig):
