@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from equipoise.models.adapters import adapted_layers
+from equipoise.models.four_bit import is_quantized
 from equipoise.models.lm_head import LOGITS
 from equipoise.plan.config import Machine
+from equipoise.plan.four_bit import full_size
 from equipoise.plan.ledger import Ledger
 from equipoise.plan.parts import Parts, divide
 from equipoise.plan.workload import Pass
@@ -150,11 +152,14 @@ class Tally:
         if self.gpu:
             return
         self.memory.libraries = FIRST_USE
-        largest = max(role.weights for role in self.memory.roles)
+        four_bits = is_quantized(saved)
+        largest = full_size(saved) if four_bits else max(role.weights for role in self.memory.roles)
         if self.parts:  # each is loaded whole before it is divided
             largest = 2 * max(parts.whole for parts in self.parts.values())
         self.memory.phases["load"] = sum(role.weights for role in self.memory.roles) + largest
         merged = sum(cast("Tensor", layer.get_base_layer().weight).nbytes for _, layer in adapted_layers(saved))
+        if four_bits:
+            merged = 2 * full_size(saved)  # read again from a mapped file
         if merged:
             self.memory.phases["save"] = self.ledger.live + merged
 
