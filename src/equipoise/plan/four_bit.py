@@ -76,10 +76,9 @@ def quantize_layers(model: PreTrainedModel) -> None:
 
 
 def full_size(model: nn.Module) -> int:
-    """Bytes of the frozen weights of a network as they are on disk, where none has 4 bits."""
-    packed = {layer.weight: layer.in_features * layer.out_features for _, layer in quantized_layers(model)}
-    size = next(p.element_size() for p in model.parameters() if p not in packed)
-    return sum(packed.get(p, p.numel()) * size for p in model.parameters() if not p.requires_grad)
+    """Bytes that all 4-bit layers would take in the type that the model computes in; 0 where there are none."""
+    weights: int = sum(layer.in_features * layer.out_features for _, layer in quantized_layers(model))
+    return weights * next(p.element_size() for p in model.parameters() if p.is_floating_point())
 
 
 def _unpacked(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:

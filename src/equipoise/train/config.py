@@ -70,6 +70,15 @@ class Hardware(Config):
         description="Keep what the backward pass needs in main memory (on CUDA only): less memory, more time.",
     )
 
+    @model_validator(mode="after")
+    def _keeps_parts_or_activations(self) -> Self:
+        if self.shard and self.offload_activations:
+            raise ValueError(
+                "shard and offload_activations exclude each other: a network in parts gathers its weights anew in "
+                "each pass, where they are not told from activations. Set gradient_checkpointing in place of the latter"
+            )
+        return self
+
 
 class LoraSettings(Config):
     """Low-rank adapters (PEFT) in place of training all weights, which then stay as they are."""
