@@ -75,7 +75,7 @@ class Hardware(Config):
         if self.shard and self.offload_activations:
             raise ValueError(
                 "shard and offload_activations exclude each other: a network in parts gathers its weights anew in "
-                "each pass, where they are not told from activations. Set gradient_checkpointing in place of the latter"
+                "each pass, where they are not told from activations. Set gradient_checkpointing in its place"
             )
         return self
 
