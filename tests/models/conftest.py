@@ -69,3 +69,9 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> FolderOf:
         return known[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def new_model() -> Callable[[str, Path, int], Path]:
+    """`make_model`, for tests that need another width or a folder of their own."""
+    return make_model

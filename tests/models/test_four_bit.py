@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,13 +23,13 @@ SEEN = torch.ones(2, 9, dtype=torch.bool)
 
 
 @pytest.fixture(scope="session")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def wide(new_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Folders of models that are as wide as a block."""
     known: dict[str, Path] = {}
 
     def get(family: str) -> Path:
         if family not in known:
-            known[family] = make_model(family, tmp_path_factory.mktemp(family), width=64)
+            known[family] = new_model(family, tmp_path_factory.mktemp(family), 64)
         return known[family]
 
     return get
@@ -133,8 +132,8 @@ def test_rollouts_read_the_4_bits(library, wide):
     assert for_many_passes(model) is model
 
 
-def test_layers_narrower_than_a_block_are_refused_on_a_cpu(library, tmp_path):
-    folder = make_model("llama", tmp_path, width=32)
+def test_layers_narrower_than_a_block_are_refused_on_a_cpu(library, new_model, tmp_path):
+    folder = new_model("llama", tmp_path, 32)
     with pytest.raises(ModelError, match=r"read 32 features cannot have 4 bits on a CPU(.|\n)*_proj"):
         load_causal_lm(folder, quantize="nf4")
 
@@ -188,8 +187,8 @@ def test_the_merged_model_is_made_of_the_weights_on_disk(wide):
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
 
 
-def test_a_base_that_is_gone_is_named(tmp_path):
-    model = pretended(make_model("llama", tmp_path / "base", width=64))
+def test_a_base_that_is_gone_is_named(new_model, tmp_path):
+    model = pretended(new_model("llama", tmp_path / "base", 64))
     for file in (tmp_path / "base").glob("*"):
         file.unlink()
     with pytest.raises(ModelError, match=r"base of the adapter is needed again(.|\n)*last checkpoint") as caught:
