@@ -101,8 +101,7 @@ def test_a_session_goes_on_from_page_to_page_behind_a_proxy(proxied: Site) -> No
 
 
 def test_behind_a_proxy_a_full_disk_is_not_taken_for_a_stranger(proxied: Site) -> None:
-    client = TestClient(proxied.app, client=("127.0.0.1", 1))
-    assert client.portal is None
+    client = proxied.browser()
     with proxied.store() as store:
         store.rows("CREATE TRIGGER full BEFORE INSERT ON sessions BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     refused = client.get("/label", headers=ANN)
@@ -195,8 +194,8 @@ def test_a_read_only_project_is_refused_in_words_before_anything_listens() -> No
         path.chmod(0o755)
 
 
-def test_a_project_of_an_older_version_is_served_and_a_copy_is_kept(tmp_path: Path) -> None:
-    """Schema 1 knew neither people who sign in nor projects: it is brought up to date, and then refused in words."""
+def test_serving_a_database_of_an_older_version_brings_it_up_to_date_and_keeps_a_copy(tmp_path: Path) -> None:
+    """Schema 1 knew no people who sign in and no projects: it is brought up to date, then refused in words."""
     path = tmp_path / "project" / STORE_FILE
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as old:
