@@ -18,7 +18,6 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from equipoise.annotate.store import people
 from equipoise.annotate.web import pages
@@ -103,9 +102,6 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add the headers, open the session, and bound the body by what the person may send."""
-        if scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
-            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
