@@ -108,12 +108,12 @@ def test_what_fails_once_is_asked_again_and_accounted_for(server, answers, open_
     assert (spent.money > 110) == bool(lost)  # what brought no answer may have been charged: counted at its worst
 
 
-@pytest.mark.parametrize("lie", [(b" ", 0.05), (b"x" * 1_000_000, 0.0)], ids=["slow", "huge"])
-def test_an_answer_that_never_ends_is_given_up_and_asked_again(server, answers, open_endpoint, lie):
+@pytest.mark.parametrize(("lie", "timeout"), [((b" ", 0.05), 0.5), ((b"x" * 1_000_000, 0.0), 20)])
+def test_an_answer_that_never_ends_is_given_up_and_asked_again(server, answers, open_endpoint, lie, timeout):
     server.fault = lambda body, time: endless(*lie) if time == 1 else None
-    endpoint, started = open_endpoint(timeout=0.5), time.monotonic()
+    endpoint, started = open_endpoint(timeout=timeout), time.monotonic()
     assert endpoint.ask(body(endpoint)).status == 200
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 10
     assert (answers.spending("judge").calls, answers.spending("judge").lost) == (2, 1)
 
 
