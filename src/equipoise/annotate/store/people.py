@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -26,6 +27,12 @@ SESSION_SECONDS = 7 * DAY
 LONGEST_NAME = 60
 SHORTEST_PASSWORD = 8
 PSEUDONYM = "erased-"
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Characters that count as printable and print nothing."""
+LOOKING_ALIKE = {"LATIN", "CYRILLIC", "GREEK"}
+"""Scripts with letters that look like each other's."""
 SCRYPT = (14, 8, 5)
 """log2 of the cost, block size, parallel runs: 16 MiB and about a third of a second."""
 
@@ -71,9 +78,11 @@ def invite(store: Store, name: str, role: Role, now: float, *, by: str = "") -> 
     Raises:
         StoreError: The name cannot be one, or belongs to a judge or a simulated labeller.
     """
+    name = normal_name(name)
     _check_name(name)
     token = secrets.token_urlsafe(24)
     with store.transaction():
+        _check_looks(store, name)
         store.add_labellers([name], "person")
         number = store.find_labeller(name)
         store.rows("UPDATE labellers SET role = ?, is_active = 1 WHERE number = ?", role, number)
@@ -83,6 +92,11 @@ def invite(store: Store, name: str, role: Role, now: float, *, by: str = "") -> 
         )
         record(store, by, "invite", {"labeller": name, "role": role}, now)
     return token
+
+
+def normal_name(name: str) -> str:
+    """A name in the one form in which it is kept: an é is one character, whatever keyboard it came from."""
+    return unicodedata.normalize("NFC", name)
 
 
 def invited(store: Store, token: str, now: float) -> Person | None:
@@ -287,12 +301,36 @@ def _known(store: Store, name: str) -> Person:
 
 def _check_name(name: str) -> None:
     is_fine = name == name.strip() and 0 < len(name) <= LONGEST_NAME and name.isprintable()
+    is_fine = is_fine and not UNSEEN.search(name) and all(len(_scripts(word)) < 2 for word in name.split())
     if not is_fine or name.startswith(PSEUDONYM):
         raise StoreError(
             "This cannot be a name.",
             where=repr(name),
-            why=f"1 to {LONGEST_NAME} printable characters, no space around them, not {PSEUDONYM}…",
+            why=f"1 to {LONGEST_NAME} printable characters, no space around them, each word in one script, "
+            f"not {PSEUDONYM}…",
         )
+
+
+def _check_looks(store: Store, name: str) -> None:
+    """Refuse a new name that only capitals, width or ligatures tell from another's."""
+    known = store.labellers()
+    alike = [one for one in known if _look(one) == _look(name)]
+    if name not in known and alike:
+        raise StoreError(
+            "Somebody has a name that looks like this one.",
+            where=repr(name),
+            why=f"{alike[0]!r} is here already",
+            fix="Use that name, or one that differs by more than its looks.",
+        )
+
+
+def _look(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _scripts(word: str) -> set[str]:
+    """Which of the scripts that look alike its letters are of."""
+    return {unicodedata.name(letter, "").partition(" ")[0] for letter in word} & LOOKING_ALIKE
 
 
 def _shut_out(store: Store, number: int) -> None:

@@ -57,7 +57,7 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
         exception_handlers={
             HTTPException: pages.show_http_error,
             EquipoiseError: pages.show_refusal,
-            Exception: pages.show_failure,
+            Exception: security.show_failure,
         },
         lifespan=lifespan,
     )

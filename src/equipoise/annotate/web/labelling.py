@@ -42,6 +42,7 @@ SKIP_REASONS = (
 SHOWN, RESTED = "eq_shown", "eq_rested"
 """Cookies: the item whose blurred responses are shown, or all; when a break was last suggested and seen."""
 DAY = 86400.0
+LONGEST_NOTE = 5000
 KEY_NAMES = {"Backspace": "⌫", "ArrowLeft": "←", "ArrowRight": "→"}
 SPEAKERS = {"system": "Instructions to the assistant", "user": "User", "assistant": "Assistant"}
 
@@ -76,13 +77,13 @@ async def undo(request: Request) -> Response:
 
 async def skip(request: Request) -> Response:
     """Give the item back for good."""
-    return await _page(request, await _ask(request, give_up, _item(request), _field(request, "reason")))
+    return await _page(request, await _ask(request, give_up, _item(request), pages.form_text(request, "reason")))
 
 
 async def note(request: Request) -> Response:
     """Keep a flag or a comment; the answers stay as they are."""
-    kind: queue.NoteKind = "flag" if request.url.path.endswith("flag") else "comment"
-    now, item, text = pages.now(request), _item(request), _field(request, "text")
+    kind: queue.NoteKind = "flag" if request.scope["path"].startswith("/label/flag") else "comment"
+    now, item, text = pages.now(request), _item(request), pages.form_text(request, "text", LONGEST_NOTE)
     message, name = "", request.state.person.name
     try:
         await pages.in_store(request, queue.add_note, name, item, kind, text, now)
@@ -96,12 +97,13 @@ async def note(request: Request) -> Response:
 
 async def show_harmful(request: Request) -> Response:
     """Show the blurred responses of this item, or of all until the next break."""
-    much = "all" if _field(request, "much") == "all" else _item(request)
-    seconds = 60 * request.app.state.project.config.break_after_minutes
-    if much.isalnum():
+    moment = await _ask(request, begin, _item(request))
+    if moment.work and not moment.message:
+        much = "all" if _field(request, "much") == "all" else moment.work.item.id
+        seconds = 60 * request.app.state.project.config.break_after_minutes
         security.set_cookie(request, SHOWN, much, seconds)
         request.cookies[SHOWN] = much
-    return await _page(request, await _ask(request, begin, _item(request)), whole=True)
+    return await _page(request, moment, whole=True)
 
 
 async def rested(request: Request) -> Response:

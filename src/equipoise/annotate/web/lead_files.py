@@ -6,9 +6,12 @@ An upload is kept in the project's folder `uploads`, as imported labels name the
 import asyncio
 import hashlib
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +27,7 @@ from equipoise.annotate.config import ExportConfig
 from equipoise.annotate.store import journal
 from equipoise.annotate.web import pages
 from equipoise.config import validate
-from equipoise.errors import EquipoiseError
+from equipoise.errors import EquipoiseError, StoreError
 
 if TYPE_CHECKING:
     from equipoise.annotate.files.imports import FileSummary
@@ -99,11 +102,22 @@ async def keep(folder: Path, upload: UploadFile) -> Path:
     path = folder / hashlib.sha256(content).hexdigest()[:12] / (name or "file")
 
     def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with in_words("The upload cannot be kept."):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     await asyncio.to_thread(write)
     return path
+
+
+@contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """A file that cannot be written, for a full disk or otherwise, as an error that the page shows."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Free space on the disk, then do it again." if error.errno == ENOSPC else ""
+        raise StoreError(what, why=error.strerror or "", fix=fix) from error
 
 
 def run_import(
@@ -119,7 +133,7 @@ async def export(request: Request) -> Response:
     """The export as one archive, made for this download and removed after it."""
     choices: dict[str, object] = {name: pages.form_text(request, name) for name in OPTIONS}
     choices["names"] = bool(pages.form_text(request, "names"))
-    folder = Path(tempfile.mkdtemp(prefix="equipoise-export-"))
+    folder = Path(tempfile.gettempdir()) / f"equipoise-export-{secrets.token_hex(8)}"
     clean = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
     try:
         config = validate(
@@ -141,4 +155,6 @@ def run_export(config: ExportConfig, folder: Path) -> Path:
     """Export and pack, with pandas and the like loaded only now."""
     from equipoise.annotate.files.export import export as write_export
 
-    return Path(shutil.make_archive(str(folder / "labels"), "zip", write_export(config)))
+    with in_words("The export cannot be written."):
+        folder.mkdir(mode=0o700)
+        return Path(shutil.make_archive(str(folder / "labels"), "zip", write_export(config)))

@@ -16,6 +16,8 @@ from equipoise.errors import StoreError
 
 UNASKED = ("category", "severity", "unsafe")
 """Steps that never send an item by themselves, as categories may follow."""
+MOST_STEPS = 1000
+"""On one item; the longest way through six responses and fifty categories takes fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
         message = "The responses are still blurred. Show them before you judge them, or skip the item."
         return Moment(found.work, found.steps, message=message, status=400)
     sheet, steps = sheet_of(project, found.work), (*found.steps, *sent.steps)
+    if not (sent.steps or sent.is_final) or len(steps) > MOST_STEPS:
+        words = f"More than {MOST_STEPS} steps on one item: undo some, or skip it." if sent.steps else "No answer."
+        return Moment(found.work, found.steps, message=words, status=400)
     try:
         answers = read_steps(sheet, steps)
         is_due = sent.is_final or (sent.sends_itself and steps[-1].split()[0] not in UNASKED)

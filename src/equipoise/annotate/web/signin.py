@@ -35,7 +35,8 @@ async def show_signin(request: Request) -> Response:
 async def sign_in(request: Request) -> Response:
     """Check name and password; too many failures of one account or from one address are refused for a while."""
     form, now = request.state.form, pages.now(request)
-    name, password = (str(form.get(field, "")) for field in ("name", "password"))
+    name = people.normal_name(pages.form_text(request, "name", people.LONGEST_NAME))
+    password = str(form.get("password", ""))
     limits, address = request.app.state.limits, security.address(request)
     if wait := max(limits.account.wait(name, now), limits.address.wait(address, now)):
         return security.too_many(request, wait)
