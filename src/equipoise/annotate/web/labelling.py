@@ -81,7 +81,7 @@ async def skip(request: Request) -> Response:
 
 async def note(request: Request) -> Response:
     """Keep a flag or a comment; the answers stay as they are."""
-    kind: queue.NoteKind = "flag" if request.url.path.endswith("flag") else "comment"
+    kind: queue.NoteKind = "flag" if request.scope["path"].endswith("flag") else "comment"
     now, item, text = pages.now(request), _item(request), _field(request, "text")
     message, name = "", request.state.person.name
     try:

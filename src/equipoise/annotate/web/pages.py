@@ -134,7 +134,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     state = request.app.state
     page = state.templates.get_template(template).render(
         request=request,
-        path=request.url.path,
+        path=request.scope["path"],
         person=getattr(request.state, "person", None),
         csrf=getattr(request.state, "csrf", ""),
         project=state.project,
@@ -196,7 +196,7 @@ async def show_refusal(request: Request, error: Exception) -> Response:
 
 async def show_failure(request: Request, error: Exception) -> Response:
     """The page of a mistake of ours: no details for whoever asked, all of them in the log."""
-    logging.getLogger(LOG).error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logging.getLogger(LOG).error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return show_error(
         request, 500, "Something went wrong on the server.", fix="Reload the page, or tell your lead."
     )

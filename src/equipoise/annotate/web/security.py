@@ -1,7 +1,8 @@
 """Who may do what: sessions, roles, forged forms, floods, headers. All of it runs before a page's own code.
 
 Default is no: a path that is not listed as open needs a signed-in person, one below `/lead` a lead, and every
-request that changes something the session's CSRF token. How one signs in is in `signin`.
+request that changes something the session's CSRF token. What decides is the path that routing sees, never a URL
+put together with the Host header, which whoever asks has written. How one signs in is in `signin`.
 """
 
 import hashlib
@@ -215,14 +216,14 @@ def visitor_csrf(request: Request) -> str:
     if len(known) == 43 and known.replace("-", "").replace("_", "").isalnum():
         return known
     token = secrets.token_urlsafe(32)
-    if request.url.path.startswith(OPEN_PATHS):
+    if request.scope["path"].startswith(OPEN_PATHS):
         set_cookie(request, name, token, 3600)
     return token
 
 
 def refuse_by_role(request: Request) -> Response | None:
     """Nobody signed in, or not the role that the path asks for."""
-    path, person = request.url.path, request.state.person
+    path, person = request.scope["path"], request.state.person
     if path.startswith(OPEN_PATHS):
         return None
     if person is None:
