@@ -1,4 +1,4 @@
-"""Everybody at once against a real server that is killed in between; see the benchmark for how long requests take."""
+"""Everybody at once against a real server that is killed in between; the benchmark says how long requests take."""
 
 import importlib
 from pathlib import Path
