@@ -233,6 +233,7 @@ def test_erasing_a_name_needs_it_typed_and_leaves_the_labels(site: Site) -> None
     with site.store() as store:
         assert len(list(store.verdicts())) == 16
         assert people.person(store, "Ann") is None
+        assert [entry.who for entry in journal.entries(store, what="erase")] == ["Lena"]
     assert lena.submit("/lead/people/change", "/lead/people", name="Lena", action="deactivate").status_code == 400
 
 

@@ -131,7 +131,11 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError("The file cannot be rewritten.", where=str(self.path), why=str(error)) from error
         if is_busy:
-            raise StoreError("The file is in use: old pages are still there.", where=str(self.path), fix="Again.")
+            raise StoreError(
+                "The file is in use: old pages are still there.",
+                where=str(self.path),
+                fix="Erase the pseudonym when nobody reads, which overwrites them.",
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -88,7 +88,7 @@ async def change_person(request: Request) -> Response:
     elif action == "erase":
         if pages.form_text(request, "confirm") != name:
             raise HTTPException(400, "To erase a name, type it once more.")
-        await pages.in_store(request, people.erase_person, name, now)
+        await pages.in_store(request, people.erase_person, name, now, by=by)
     else:
         raise HTTPException(400, f"There is no action {action!r}.")
     return pages.redirect(request, "/lead/people")
