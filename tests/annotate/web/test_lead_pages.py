@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from web_client import NOW, Site, answer, draft, make_items, serving
 
-from equipoise.annotate.labels import Draft
+from equipoise.annotate.labels import Draft, Item
 from equipoise.annotate.store import journal, overview, people, project, queue, rulings
 from equipoise.annotate.web.lead import forecast
 from equipoise.errors import StoreError
@@ -168,6 +168,17 @@ def test_impossible_answers_are_refused(site: Site, fields: dict[str, str], stat
     assert response.status_code == status
     with site.store() as store:
         assert (item in rulings.gold_answers(store)) == (status == 303)
+
+
+def test_only_the_repeat_that_is_unsettled_waits_for_a_ruling(site: Site) -> None:
+    before = make_items("asked twice")[0]
+    again = Item(prompt=before.prompt, responses=before.responses, repeat=1)
+    with site.store() as store:
+        store.add_items([before, again])
+        for name, helpful in (("Ann", (0, 1)), ("Bob", (0, 1)), ("Ann", (0, 1)), ("Bob", (1, 0))):
+            answer(store, name, (True, True), helpful)
+    page = site.browser("Lena").get("/lead/adjudicate").text
+    assert again.id in page and before.id not in page
 
 
 def test_a_ruling_may_not_contradict_an_earlier_one(site: Site) -> None:
