@@ -149,7 +149,7 @@ async def _page(request: Request, moment: Moment, ask: int | None = None, *, who
     """The panel alone where the browser has the rest, or the whole screen."""
     part, work = request.headers.get("x-part"), moment.work
     if part is None and request.method == "POST" and not moment.message:
-        return pages.redirect(request, f"/label?item={work.item.id}" if work else "/label")
+        return pages.redirect(f"/label?item={work.item.id}" if work else "/label")
     context: dict[str, Any] = {"work": work, "said": moment.said, "message": moment.message, "is_blurred": False}
     if work:
         project = request.app.state.project

@@ -131,7 +131,7 @@ async def save_gold(request: Request) -> Response:
     else:
         answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
         await pages.in_store(request, rulings.set_gold, item, answers, request.state.person.name, now)
-    return pages.redirect(request, f"/lead/item/{item}#gold")
+    return pages.redirect(f"/lead/item/{item}#gold")
 
 
 async def save_ruling(request: Request) -> Response:
@@ -139,7 +139,7 @@ async def save_ruling(request: Request) -> Response:
     item = request.path_params["item"]
     answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
     await pages.in_store(request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request))
-    return pages.redirect(request, "/lead/adjudicate")
+    return pages.redirect("/lead/adjudicate")
 
 
 def read_answers(request: Request, item: Item) -> Draft:

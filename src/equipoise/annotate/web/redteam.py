@@ -53,7 +53,7 @@ async def begin(request: Request) -> Response:
         raise HTTPException(404, "No policy is served here.")
     name = request.state.person.name
     number = await pages.in_store(request, chats.start_chat, name, settings.model, pages.now(request))
-    return pages.redirect(request, f"/redteam/{number}")
+    return pages.redirect(f"/redteam/{number}")
 
 
 async def show_chat(request: Request) -> Response:
@@ -107,7 +107,7 @@ async def say(request: Request) -> Response:
         return await render_chat(request, question, words)
     finally:
         busy.discard(number)
-    return pages.redirect(request, f"/redteam/{number}#next")
+    return pages.redirect(f"/redteam/{number}#next")
 
 
 def open_once(request: Request) -> "Policy":
@@ -132,7 +132,7 @@ async def mark(request: Request) -> Response:
     number, name, now = request.path_params["number"], request.state.person.name, pages.now(request)
     if pages.form_text(request, "remove"):
         await pages.in_store(request, chats.mark_hit, name, number, None, now)
-        return pages.redirect(request, f"/redteam/{number}")
+        return pages.redirect(f"/redteam/{number}")
     turn, severity = pages.form_text(request, "turn"), pages.form_text(request, "severity")
     if turn not in map(str, range(1, MOST_TURNS, 2)) or severity not in ("", *"0123"):
         raise HTTPException(400, "The form holds a value that it does not offer.")
@@ -143,7 +143,7 @@ async def mark(request: Request) -> Response:
         comment=pages.form_text(request, "comment"),
     )
     await pages.in_store(request, chats.mark_hit, name, number, hit, now)
-    return pages.redirect(request, f"/redteam/{number}#turn-{turn}")
+    return pages.redirect(f"/redteam/{number}#turn-{turn}")
 
 
 async def download_hits(request: Request) -> Response:

@@ -232,7 +232,7 @@ def refuse_by_role(request: Request) -> Response | None:
             return pages.show_error(
                 request, 403, f"You are signed in as {stranger}, who is not in this project.", "", fix
             )
-        return pages.redirect(request, "/signin")
+        return pages.redirect("/signin")
     if (path == LEAD_PATHS or path.startswith(f"{LEAD_PATHS}/")) and person.role != "lead":
         return pages.show_error(request, 403, "This page is for leads.")
     return None
