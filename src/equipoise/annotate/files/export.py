@@ -18,9 +18,9 @@ from equipoise.annotate.files import pku
 from equipoise.annotate.labels import Draft, Item, Question, RankingLabel, question_of
 from equipoise.annotate.store.chats import Chat, chats
 from equipoise.annotate.store.core import Store
-from equipoise.annotate.store.history import Given, answers, given, revisions, rulings
+from equipoise.annotate.store.history import Given, answers, given, revisions
 from equipoise.annotate.store.project import Project, open_project, settings
-from equipoise.annotate.store.rulings import gold_answers
+from equipoise.annotate.store.rulings import gold_answers, rulings
 from equipoise.errors import DataError
 from equipoise.records import Prompt, Record, Verdict
 

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from equipoise.annotate.labels import RANK_QUESTIONS, Draft, Item, RankQuestion
 from equipoise.annotate.store import overview, rulings
 from equipoise.annotate.store.core import Store
+from equipoise.annotate.store.history import answers
 from equipoise.annotate.web import pages, reports
 from equipoise.annotate.web.rendering import render_text
 from equipoise.records import Verdict
@@ -119,7 +120,7 @@ async def render_item(request: Request, problem: str) -> Response:
         taxonomy=project.taxonomy,
         labels={category.name: category.label for category in project.taxonomy.categories},
         problem=problem,
-        questions=[question for question in RANK_QUESTIONS if question in detail.item.questions],
+        questions=detail.item.rank_questions,
     )
 
 
@@ -129,7 +130,7 @@ async def save_gold(request: Request) -> Response:
     if pages.form_text(request, "remove"):
         await pages.in_store(request, rulings.unset_gold, item, request.state.person.name, now)
     else:
-        answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
+        answers = read_answers(request, await pages.in_store(request, Store.item, item))
         await pages.in_store(request, rulings.set_gold, item, answers, request.state.person.name, now)
     return pages.redirect(f"/lead/item/{item}#gold")
 
@@ -137,7 +138,7 @@ async def save_gold(request: Request) -> Response:
 async def save_ruling(request: Request) -> Response:
     """Settle what the labellers did not."""
     item = request.path_params["item"]
-    answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
+    answers = read_answers(request, await pages.in_store(request, Store.item, item))
     await pages.in_store(request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request))
     return pages.redirect("/lead/adjudicate")
 
@@ -197,11 +198,10 @@ def score_gold(store: Store) -> tuple[dict[str, Draft], dict[str, tuple[int, int
     """The gold items' answers, and labeller → right answers, known answers, gold items."""
     gold = rulings.gold_answers(store)
     scores: dict[str, tuple[int, int, int]] = {}
-    for item, by_name in overview.answers_to(store, list(gold)).items():
-        for name, given in by_name.items():
-            right, asked = overview.count_right(gold[item], given)
-            old = scores.get(name, (0, 0, 0))
-            scores[name] = (old[0] + right, old[1] + asked, old[2] + 1)
+    for (item, name), given in answers(store, list(gold)).items():
+        right, asked = overview.count_right(gold[item], given)
+        old = scores.get(name, (0, 0, 0))
+        scores[name] = (old[0] + right, old[1] + asked, old[2] + 1)
     return gold, scores
 
 
