@@ -24,7 +24,6 @@ from equipoise.annotate.web.moment import (
     Sent,
     begin,
     give_up,
-    in_words,
     sheet_of,
     take_back,
     take_steps,
@@ -87,7 +86,7 @@ async def note(request: Request) -> Response:
     try:
         await pages.in_store(request, queue.add_note, name, item, kind, text, now)
     except StoreError as error:
-        message = in_words(error)
+        message = error.in_words()
     found = await _ask(request, begin, item)
     said = "" if message else f"{kind.capitalize()} kept."
     message = found.message or message

@@ -78,8 +78,7 @@ async def import_uploads(request: Request) -> Response:
             keep_and_import, request.app.state.path, files, mappings, labels_as, sender, pages.now(request)
         )
     except EquipoiseError as error:
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return render_files(request, [], words)
+        return render_files(request, [], error.in_words())
     return render_files(request, summaries)
 
 
@@ -140,8 +139,7 @@ async def export(request: Request) -> Response:
         archive = await asyncio.to_thread(run_export, config, folder)
     except EquipoiseError as error:
         await clean()
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return render_files(request, [], words)
+        return render_files(request, [], error.in_words())
     detail: dict[str, JsonValue] = {"names": bool(choices["names"])}
     await pages.in_store(request, journal.record, request.state.person.name, "export", detail, pages.now(request))
     return FileResponse(archive, filename="labels.zip", background=clean)

@@ -100,18 +100,12 @@ def describe_query(request: Request) -> str:
 
 async def show_item(request: Request) -> Response:
     """One item: texts, who answered what, notes, revisions, known answers, rulings."""
-    return await render_item(request, "")
-
-
-async def render_item(request: Request, problem: str) -> Response:
-    """The page of one item, with what is wrong with the form that was sent, if anything is."""
     item, project = request.path_params["item"], request.app.state.project
     detail = await pages.in_store(request, overview.item_detail, item)
     is_complete = detail.done >= project.config.overlap or detail.gold is not None
     return pages.render(
         request,
         "lead_item.html",
-        400 if problem else 200,
         detail=detail,
         turns=[(message.role, render_text(message.content)) for message in detail.item.prompt.messages],
         responses=[render_text(response) for response in detail.item.responses],
@@ -119,7 +113,6 @@ async def render_item(request: Request, problem: str) -> Response:
         overlap=project.config.overlap,
         taxonomy=project.taxonomy,
         labels={category.name: category.label for category in project.taxonomy.categories},
-        problem=problem,
         questions=detail.item.rank_questions,
     )
 

@@ -11,7 +11,7 @@ from equipoise.annotate.labels import Draft
 from equipoise.annotate.store import queue
 from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.project import Project
-from equipoise.annotate.web.answers import Sheet, labels_of, next_ask, read_steps, steps_of
+from equipoise.annotate.web.answers import Sheet, draft_of, labels_of, next_ask, read_steps, steps_of
 from equipoise.errors import StoreError
 
 UNASKED = ("category", "severity", "unsafe")
@@ -68,7 +68,7 @@ def begin(store: Store, project: Project, labeller: str, item: str, now: float) 
         try:
             return _in_hand(project, queue.open_item(store, labeller, item, now))
         except StoreError as error:
-            message = in_words(error)
+            message = error.in_words()
     work = queue.take_item(store, labeller, now)
     found = _in_hand(project, work) if work else Moment(None)
     return Moment(found.work, found.steps, message=message, status=409 if message else 200)
@@ -93,7 +93,7 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
         else:
             labels = None
     except StoreError as error:
-        return Moment(found.work, found.steps, message=in_words(error), status=400)
+        return Moment(found.work, found.steps, message=error.in_words(), status=400)
     try:
         if labels is None:
             queue.save_draft(store, labeller, item, _draft(found.work, sheet, steps), now)
@@ -101,7 +101,7 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
         queue.submit(store, labeller, item, labels, now)
     except StoreError as error:
         following = begin(store, project, labeller, "", now)
-        return Moment(following.work, following.steps, message=in_words(error), status=409)
+        return Moment(following.work, following.steps, message=error.in_words(), status=409)
     following = begin(store, project, labeller, "", now)
     return Moment(following.work, following.steps, said="Saved. Undo takes it back.")
 
@@ -136,15 +136,9 @@ def give_up(store: Store, project: Project, labeller: str, item: str, reason: st
         queue.skip(store, labeller, item, reason, now)
     except StoreError as error:
         found = begin(store, project, labeller, item, now)
-        return Moment(found.work, found.steps, message=in_words(error), status=400)
+        return Moment(found.work, found.steps, message=error.in_words(), status=400)
     following = begin(store, project, labeller, "", now)
     return Moment(following.work, following.steps, said="Skipped. Undo brings it back.")
-
-
-def in_words(error: StoreError) -> str:
-    """An error as a labeller reads it; where it happened is left out."""
-    why = f"{error.why[:1].upper()}{error.why[1:].rstrip('.')}." if error.why else ""
-    return " ".join(part for part in (error.what, why, error.fix) if part)
 
 
 def _behind(found: Moment) -> Moment:
@@ -171,6 +165,5 @@ def _in_hand(project: Project, work: queue.Work) -> Moment:
 
 
 def _draft(work: queue.Work, sheet: Sheet, steps: Sequence[str]) -> Draft:
-    answers = read_steps(sheet, steps)
-    verdicts = {work.shown[at]: verdict for at, verdict in enumerate(answers.verdicts) if verdict}
-    return Draft(verdicts=verdicts, screen={"steps": list(steps)})
+    answers = draft_of(sheet, read_steps(sheet, steps), work.shown)
+    return answers.model_copy(update={"screen": {"steps": list(steps)}})

@@ -63,9 +63,7 @@ async def accept_invite(request: Request) -> Response:
         try:
             hashed = await request.app.state.desk.hash(people.hash_password, password)
         except StoreError as error:
-            return await render_invite(
-                request, " ".join(part for part in (error.what, error.why, error.fix) if part)
-            )
+            return await render_invite(request, error.in_words())
     person = await pages.in_store(request, people.accept_invite, token, hashed, now)
     return await enter(request, person.name)
 
