@@ -78,7 +78,11 @@ def test_a_hit_becomes_a_prompt_with_its_transcript(site: Site, policy: Any) -> 
     (line,) = site.browser("Lena").get("/lead/prompts.jsonl").text.splitlines()
     prompt = Prompt.model_validate_json(line)
     assert [m.content for m in prompt.messages] == ["hello", "answer to 1", "and now?"]
-    assert (prompt.kind, prompt.category, prompt.source) == ("harmful", "privacy_violation", "red team, beaver")
+    assert (prompt.kind, prompt.category, prompt.source) == (
+        "harmful",
+        "privacy_violation",
+        "red team against beaver",
+    )
     assert prompt.attack
     (full,) = map(json.loads, site.browser("Lena").get("/lead/hits.jsonl").text.splitlines())
     assert full["turns"][3]["cost"] == 1.5 and full["hit"]["severity"] == 2

@@ -78,6 +78,15 @@ def test_the_first_lead_gets_a_link_until_there_is_one(tmp_path: Path) -> None:
     assert first_link(path, "http://x", NOW) == ""
 
 
+def test_a_lead_invited_by_hand_keeps_their_link(tmp_path: Path) -> None:
+    path = tmp_path / "project"
+    project.create_project(path, ProjectConfig(), NOW)
+    with Store(path / STORE_FILE) as store:
+        token = people.invite(store, "Lena", "lead", NOW)
+        assert first_link(path, "http://x", NOW) == ""
+        assert people.invited(store, token, NOW) is not None
+
+
 def test_a_taken_address_and_a_missing_project_are_refused_in_words(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]

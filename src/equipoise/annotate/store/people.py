@@ -37,6 +37,9 @@ SCRYPT = (14, 8, 5)
 """log2 of the cost, block size, parallel runs: 16 MiB and about a third of a second."""
 
 
+SELECT_PERSON = "SELECT name, role, is_active, password IS NOT NULL FROM labellers"
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """Somebody who may sign in."""
@@ -223,7 +226,7 @@ def decline(store: Store, name: str, categories: set[str], now: float) -> None:
         record(store, name, "decline categories", {"categories": cast("list[JsonValue]", sorted(categories))}, now)
 
 
-def erase_person(store: Store, name: str, now: float) -> str:
+def erase_person(store: Store, name: str, now: float, *, by: str = "") -> str:
     """Replace a name by a pseudonym everywhere and close the account; labels stay, under the pseudonym.
 
     In notes and the journal the name is replaced wherever it stands as a word. Freed pages of the file are
@@ -236,12 +239,12 @@ def erase_person(store: Store, name: str, now: float) -> str:
         StoreError: There is no such person, or the database is in use and freed pages cannot be overwritten.
     """
     _known(store, name)
-    pseudonym = name if name.startswith(PSEUDONYM) else _replace_name(store, name, now)
+    pseudonym = name if name.startswith(PSEUDONYM) else _replace_name(store, name, now, by)
     store.scrub()
     return pseudonym
 
 
-def _replace_name(store: Store, name: str, now: float) -> str:
+def _replace_name(store: Store, name: str, now: float, by: str) -> str:
     with store.transaction():
         number = store.find_labeller(name)
         pseudonym = f"{PSEUDONYM}{number}"
@@ -258,7 +261,7 @@ def _replace_name(store: Store, name: str, now: float) -> str:
         for row, text in store.rows("SELECT number, text FROM notes"):
             if word.search(text):
                 store.rows("UPDATE notes SET text = ? WHERE number = ?", word.sub(pseudonym, text), row)
-        record(store, "", "erase", {"labeller": pseudonym}, now)
+        record(store, by, "erase", {"labeller": pseudonym}, now)
     return pseudonym
 
 
@@ -283,9 +286,6 @@ def check_password(password: str, stored: str | None) -> bool:
     _, cost, block, runs, salt, key = stored.split("$")
     found = _scrypt(password, base64.b64decode(salt), int(cost), int(block), int(runs))
     return hmac.compare_digest(found, base64.b64decode(key))
-
-
-SELECT_PERSON = "SELECT name, role, is_active, password IS NOT NULL FROM labellers"
 
 
 def _person(name: str, role: Role, is_active: int, has_password: int) -> Person:

@@ -74,4 +74,4 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
 
 async def go_home(request: Request) -> Response:
     """Leads see how the project stands; labellers get their next item."""
-    return pages.redirect(request, "/lead/progress" if request.state.person.role == "lead" else "/label")
+    return pages.redirect("/lead/progress" if request.state.person.role == "lead" else "/label")

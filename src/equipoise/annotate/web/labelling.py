@@ -24,7 +24,6 @@ from equipoise.annotate.web.moment import (
     Sent,
     begin,
     give_up,
-    in_words,
     sheet_of,
     take_back,
     take_steps,
@@ -88,7 +87,7 @@ async def note(request: Request) -> Response:
     try:
         await pages.in_store(request, queue.add_note, name, item, kind, text, now)
     except StoreError as error:
-        message = in_words(error)
+        message = error.in_words()
     found = await _ask(request, begin, item)
     said = "" if message else f"{kind.capitalize()} kept."
     message = found.message or message
@@ -151,7 +150,7 @@ async def _page(request: Request, moment: Moment, ask: int | None = None, *, who
     """The panel alone where the browser has the rest, or the whole screen."""
     part, work = request.headers.get("x-part"), moment.work
     if part is None and request.method == "POST" and not moment.message:
-        return pages.redirect(request, f"/label?item={work.item.id}" if work else "/label")
+        return pages.redirect(f"/label?item={work.item.id}" if work else "/label")
     context: dict[str, Any] = {"work": work, "said": moment.said, "message": moment.message, "is_blurred": False}
     if work:
         project = request.app.state.project

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from equipoise.annotate.config import ExportConfig
 from equipoise.annotate.store import journal
 from equipoise.annotate.web import pages
 from equipoise.config import validate
-from equipoise.errors import EquipoiseError, StoreError
+from equipoise.errors import DataError, EquipoiseError, StoreError
 
 if TYPE_CHECKING:
     from equipoise.annotate.files.imports import FileSummary
@@ -67,47 +67,21 @@ def render_files(request: Request, summaries: "Sequence[FileSummary]", problem: 
 
 async def import_uploads(request: Request) -> Response:
     """Import one or several uploaded files together, all or none."""
-    uploads = [one for one in request.state.form.getlist("file") if isinstance(one, UploadFile) and one.filename]
-    mapping = request.state.form.get("mapping")
-    if not 0 < len(uploads) <= MOST_FILES:
-        raise HTTPException(400, f"Choose 1 to {MOST_FILES} files.")
-    folder = request.app.state.path / UPLOADS
-    before = set(folder.glob("*")) if folder.exists() else set()
+    form = request.state.form
+    files, mappings = (
+        [one for one in form.getlist(name) if isinstance(one, UploadFile) and one.filename]
+        for name in ("file", "mapping")
+    )
+    if not 0 < len(files) <= MOST_FILES or len(mappings) > 1:
+        raise HTTPException(400, f"Choose 1 to {MOST_FILES} files, and one mapping at most.")
+    sender, labels_as = request.state.person.name, pages.form_text(request, "labels_as", 60)
     try:
-        files = [await keep(folder, one) for one in uploads]
-        has_mapping = isinstance(mapping, UploadFile) and mapping.filename
-        names = await keep(folder, mapping) if has_mapping else None
         summaries = await asyncio.to_thread(
-            run_import,
-            request.app.state.path,
-            files,
-            names,
-            pages.form_text(request, "labels_as", 60),
-            pages.now(request),
+            keep_and_import, request.app.state.path, files, mappings, labels_as, sender, pages.now(request)
         )
     except EquipoiseError as error:
-        for new in set(folder.glob("*")) - before:
-            shutil.rmtree(new)
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return render_files(request, [], words)
-    detail: dict[str, JsonValue] = {"files": [file.name for file in files]}
-    await pages.in_store(request, journal.record, request.state.person.name, "upload", detail, pages.now(request))
+        return render_files(request, [], error.in_words())
     return render_files(request, summaries)
-
-
-async def keep(folder: Path, upload: UploadFile) -> Path:
-    """Put an upload below `folder`: a folder named by its content, its own name as far as that is harmless."""
-    content = await upload.read()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(upload.filename or "").name).lstrip(".-")[-LONGEST_FILE_NAME:]
-    path = folder / hashlib.sha256(content).hexdigest()[:12] / (name or "file")
-
-    def write() -> None:
-        with in_words("The upload cannot be kept."):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-
-    await asyncio.to_thread(write)
-    return path
 
 
 @contextmanager
@@ -120,13 +94,47 @@ def in_words(what: str) -> Iterator[None]:
         raise StoreError(what, why=error.strerror or "", fix=fix) from error
 
 
-def run_import(
-    project: Path, files: Sequence[Path], mapping: Path | None, labels_as: str, now: float
+def keep_and_import(
+    project: Path,
+    files: Sequence[UploadFile],
+    mappings: Sequence[UploadFile],
+    labels_as: str,
+    sender: str,
+    now: float,
 ) -> "list[FileSummary]":
-    """Import, with pandas and the like loaded only now."""
-    from equipoise.annotate.files.imports import import_files
+    """Import, with pandas and the like loaded only now; what is refused is not kept.
 
-    return import_files(project, files, mapping=mapping, labels_as=labels_as or None, now=now)
+    Raises:
+        EquipoiseError: See `import_files`; or the mapping names a file, which would be one of the server's.
+    """
+    from equipoise.annotate.files.imports import import_files
+    from equipoise.annotate.files.mapping import read_mapping
+
+    with ExitStack() as undo:
+        with in_words("The upload cannot be kept."):
+            paths = [keep(project / UPLOADS, one, undo) for one in files]
+            mapping = next((keep(project / UPLOADS, one, undo) for one in mappings), None)
+        if mapping and read_mapping(mapping).items:
+            raise DataError(
+                "An uploaded mapping cannot name a data file (`items`).",
+                fix="Import Potato's output on the command line.",
+            )
+        found = import_files(project, paths, mapping=mapping, labels_as=labels_as or None, now=now, by=sender)
+        undo.pop_all()
+    return found
+
+
+def keep(folder: Path, upload: UploadFile, undo: ExitStack) -> Path:
+    """Put an upload below `folder`: a folder named by its content, its own name as far as that is harmless."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(upload.filename or "").name).lstrip(".-")[-LONGEST_FILE_NAME:]
+    place = folder / hashlib.file_digest(upload.file, "sha256").hexdigest()[:12]  # type: ignore[arg-type]
+    if not place.exists():
+        place.mkdir(parents=True)
+        undo.callback(shutil.rmtree, place)
+    upload.file.seek(0)
+    with (place / (name or "file")).open("wb") as file:
+        shutil.copyfileobj(upload.file, file)
+    return place / (name or "file")
 
 
 async def export(request: Request) -> Response:
@@ -144,8 +152,7 @@ async def export(request: Request) -> Response:
         archive = await asyncio.to_thread(run_export, config, folder)
     except EquipoiseError as error:
         await clean()
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return render_files(request, [], words)
+        return render_files(request, [], error.in_words())
     detail: dict[str, JsonValue] = {"names": bool(choices["names"])}
     await pages.in_store(request, journal.record, request.state.person.name, "export", detail, pages.now(request))
     return FileResponse(archive, filename="labels.zip", background=clean)

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from equipoise.annotate.labels import RANK_QUESTIONS, Draft, Item, RankQuestion
 from equipoise.annotate.store import overview, rulings
 from equipoise.annotate.store.core import Store
+from equipoise.annotate.store.history import answers
 from equipoise.annotate.web import pages, reports
 from equipoise.annotate.web.rendering import render_text
 from equipoise.records import Verdict
@@ -99,18 +100,12 @@ def describe_query(request: Request) -> str:
 
 async def show_item(request: Request) -> Response:
     """One item: texts, who answered what, notes, revisions, known answers, rulings."""
-    return await render_item(request, "")
-
-
-async def render_item(request: Request, problem: str) -> Response:
-    """The page of one item, with what is wrong with the form that was sent, if anything is."""
     item, project = request.path_params["item"], request.app.state.project
     detail = await pages.in_store(request, overview.item_detail, item)
     is_complete = detail.done >= project.config.overlap or detail.gold is not None
     return pages.render(
         request,
         "lead_item.html",
-        400 if problem else 200,
         detail=detail,
         turns=[(message.role, render_text(message.content)) for message in detail.item.prompt.messages],
         responses=[render_text(response) for response in detail.item.responses],
@@ -118,8 +113,7 @@ async def render_item(request: Request, problem: str) -> Response:
         overlap=project.config.overlap,
         taxonomy=project.taxonomy,
         labels={category.name: category.label for category in project.taxonomy.categories},
-        problem=problem,
-        questions=[question for question in RANK_QUESTIONS if question in detail.item.questions],
+        questions=detail.item.rank_questions,
     )
 
 
@@ -129,17 +123,17 @@ async def save_gold(request: Request) -> Response:
     if pages.form_text(request, "remove"):
         await pages.in_store(request, rulings.unset_gold, item, request.state.person.name, now)
     else:
-        answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
+        answers = read_answers(request, await pages.in_store(request, Store.item, item))
         await pages.in_store(request, rulings.set_gold, item, answers, request.state.person.name, now)
-    return pages.redirect(request, f"/lead/item/{item}#gold")
+    return pages.redirect(f"/lead/item/{item}#gold")
 
 
 async def save_ruling(request: Request) -> Response:
     """Settle what the labellers did not."""
     item = request.path_params["item"]
-    answers = read_answers(request, await pages.in_store(request, rulings.find_item, item))
+    answers = read_answers(request, await pages.in_store(request, Store.item, item))
     await pages.in_store(request, rulings.adjudicate, item, answers, request.state.person.name, pages.now(request))
-    return pages.redirect(request, "/lead/adjudicate")
+    return pages.redirect("/lead/adjudicate")
 
 
 def read_answers(request: Request, item: Item) -> Draft:
@@ -197,11 +191,10 @@ def score_gold(store: Store) -> tuple[dict[str, Draft], dict[str, tuple[int, int
     """The gold items' answers, and labeller → right answers, known answers, gold items."""
     gold = rulings.gold_answers(store)
     scores: dict[str, tuple[int, int, int]] = {}
-    for item, by_name in overview.answers_to(store, list(gold)).items():
-        for name, given in by_name.items():
-            right, asked = overview.count_right(gold[item], given)
-            old = scores.get(name, (0, 0, 0))
-            scores[name] = (old[0] + right, old[1] + asked, old[2] + 1)
+    for (item, name), given in answers(store, list(gold)).items():
+        right, asked = overview.count_right(gold[item], given)
+        old = scores.get(name, (0, 0, 0))
+        scores[name] = (old[0] + right, old[1] + asked, old[2] + 1)
     return gold, scores
 
 

@@ -143,16 +143,24 @@ def behind(report: Report, question: str, labellers: tuple[str, ...], *, dispute
 
 
 def unsettled(report: Report) -> dict[str, list[str]]:
-    """Item → the questions on which its votes give no answer and no lead has ruled."""
-    from equipoise.annotate.ballots import ResponseKey
+    """Item → the questions on which its labellers disagree without a majority and no lead has ruled.
+
+    A pair that everybody calls a tie is no disagreement; on refusals, whose labels come from files, nobody rules.
+    """
+    from equipoise.annotate.ballots import PairKey, ResponseKey
 
     ballots, found = report.ballots, dict[str, list[str]]()
-    keys: dict[tuple[str, ...], list[str]] = {}
-    for key, items in ballots.items.items():
-        texts = (key.text,) if isinstance(key, ResponseKey) else (key.first, key.second)
-        keys.setdefault((key.prompt, *texts), []).extend(items)
     for one in report.resolved.unresolved:
-        for item in keys[one.prompt.id, *one.responses]:
+        key: PairKey | ResponseKey
+        if one.question in ("helpfulness", "harmlessness"):
+            key = PairKey(one.prompt.id, one.responses[0], one.responses[1], one.repeat)
+            if not any(ballots.rankings[one.question][key].values()):
+                continue
+        elif one.question == "refusal":
+            continue
+        else:
+            key = ResponseKey(one.prompt.id, one.responses[0], one.repeat)
+        for item in ballots.items[key]:
             questions = found.setdefault(item, [])
             if one.question not in questions:
                 questions.append(one.question)

@@ -1,7 +1,8 @@
 """Who may do what: sessions, roles, forged forms, floods, headers. All of it runs before a page's own code.
 
 Default is no: a path that is not listed as open needs a signed-in person, one below `/lead` a lead, and every
-request that changes something the session's CSRF token. How one signs in is in `signin`.
+request that changes something the session's CSRF token. What decides is the path that routing sees, never a URL
+put together with the Host header, which whoever asks has written. How one signs in is in `signin`.
 """
 
 import asyncio
@@ -268,7 +269,7 @@ def visitor_csrf(request: Request) -> str:
 
 def refuse_by_role(request: Request) -> Response | None:
     """Nobody signed in, or not the role that the path asks for."""
-    path, person = request.scope["path"], request.state.person  # `url` is made of the sender's Host as well
+    path, person = request.scope["path"], request.state.person
     if path.startswith(OPEN_PATHS):
         return None
     if person is None:
@@ -277,7 +278,7 @@ def refuse_by_role(request: Request) -> Response | None:
             return pages.show_error(
                 request, 403, f"You are signed in as {stranger}, who is not in this project.", "", fix
             )
-        return pages.redirect(request, "/signin")
+        return pages.redirect("/signin")
     if path.startswith(LEAD_PATHS) and person.role != "lead":  # a route's `$` lets a line end follow
         return pages.show_error(request, 403, "This page is for leads.")
     return None

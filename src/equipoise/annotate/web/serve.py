@@ -111,9 +111,9 @@ def address_of(listener: socket.socket) -> str:
 
 
 def first_link(project: Path, url: str, now: float) -> str:
-    """A one-time link for a lead where nobody has come in as one yet; empty where somebody has."""
+    """A one-time link for the first lead, until they have come in; empty where others were invited as leads."""
     with open_project(project) as store:
-        leads = [person.name for person in people.people(store) if person.role == "lead" and person.is_active]
-        if any(journal.entries(store, limit=1, who=name, what="join") for name in leads):
+        leads = {person.name for person in people.people(store) if person.role == "lead" and person.is_active}
+        if leads - {FIRST_LEAD} or journal.entries(store, limit=1, who=FIRST_LEAD, what="join"):
             return ""
-        return f"{url}/join/{people.invite(store, leads[0] if leads else FIRST_LEAD, 'lead', now)}"
+        return f"{url}/join/{people.invite(store, FIRST_LEAD, 'lead', now)}"
