@@ -109,7 +109,7 @@ def test_an_upload_or_export_without_room_is_said_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", no_room)
+        patch.setattr(lead_files.shutil, "copyfileobj", no_room)
         sent = lena.post("/lead/import", data={"csrf": csrf}, files={"file": ("a.jsonl", b"{}")})
     assert sent.status_code == 400 and "No space left" in sent.text and "Free space" in sent.text
     assert not list((site.path / "uploads").glob("*"))
