@@ -76,6 +76,7 @@ class Shape(NamedTuple):
 
 SIZES = {
     "tiny": Shape(32, 1, 2, 2, 64, 64),
+    "small": Shape(64, 2, 2, 2, 128, 512),
     "1m": Shape(128, 3, 4, 4, 344, 2048),
     "10m": Shape(320, 6, 5, 5, 864, 4096),
     "60m": Shape(640, 8, 10, 10, 1728, 16384),
@@ -178,7 +179,7 @@ def make_world(case: Case) -> None:
     folder = case.world
     if (folder / "complete").exists():
         return
-    tokenizer = _tokenizer(SIZES[case.size].vocabulary)
+    tokenizer = make_tokenizer(SIZES[case.size].vocabulary)
     save_policy(_policy(case, tokenizer), tokenizer, folder / "policy")
     for seed, kind in enumerate(("reward", "cost")):
         settings = HeadSettings("reward" if kind == "reward" else "cost")
@@ -189,9 +190,9 @@ def make_world(case: Case) -> None:
     draw = random.Random(0)
     asked = [_words(draw, case, case.prompt - 3) for _ in range(PROMPTS)]  # <bos> <user> … <assistant>
     turns = [{"role": "user", "content": text} for text in asked]
-    _write_lines(folder / "prompts.jsonl", [{"messages": [turn]} for turn in turns])
+    write_lines(folder / "prompts.jsonl", [{"messages": [turn]} for turn in turns])
     answers = [_words(draw, case, _drawn_length(draw, case) - 1) for _ in range(PROMPTS)]  # … <eos>
-    _write_lines(
+    write_lines(
         folder / "demonstrations.jsonl",
         [
             {"messages": [turn, {"role": "assistant", "content": answer}]}
@@ -260,7 +261,7 @@ def facts(case: Case) -> dict[str, Any]:
     return {key: value for key, value in asdict(case).items() if key != "world"}
 
 
-def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     names = (*SPECIALS, *(f"w{n}" for n in range(vocabulary - len(SPECIALS))))
     backend = Tokenizer(WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
     backend.pre_tokenizer = WhitespaceSplit()
@@ -314,7 +315,7 @@ def _drawn_length(draw: random.Random, case: Case) -> int:
     return length
 
 
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

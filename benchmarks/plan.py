@@ -103,6 +103,7 @@ def settings(case: Case) -> dict[str, tuple[Any, Tree]]:
     shared = {kind: {**judges[kind], "path": folder / f"lora-{kind}"} for kind in judges}
     again = {**common["hardware"], "gradient_checkpointing": True}
     quick = {"model": folder / "policy", "held_out": 0.0, "epochs": 1}
+    four_bits = {"lora": {"quantize": "nf4"}}
     return {
         "sft": (SftConfig, {**common, **quick, "demonstrations": demonstrations}),
         "sft, lora, micro_batch": (
@@ -112,6 +113,9 @@ def settings(case: Case) -> dict[str, tuple[Any, Tree]]:
         "cost": (CostConfig, {**common, **quick, "pairs": pairs}),
         "ppo-lag": (PpoLagConfig, {**rl, **judges}),
         "ppo-lag, lora": (PpoLagConfig, {**rl, **shared, "lora": {}}),
+        "sft, 4 bits": (SftConfig, {**common, **quick, "demonstrations": demonstrations, **four_bits}),
+        "ppo-lag, 4 bits": (PpoLagConfig, {**rl, **shared, **four_bits}),
+        "ppo-lag, 4 bits, checkpointing": (PpoLagConfig, {**rl, **shared, **four_bits, "hardware": again}),
         "ppo-lag, micro_batch": (PpoLagConfig, {**rl, **judges, "micro_batch": case.batch // 4}),
         "ppo-lag, micro_tokens": (PpoLagConfig, {**rl, **judges, "micro_tokens": case.batch * length // 2}),
         "ppo-lag, checkpointing": (PpoLagConfig, {**rl, **judges, "hardware": again}),

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,12 @@ def report(problems: list[str]) -> None:
 
 def test_nothing_happens_at_import() -> None:
     report([f"{p.relative_to(ROOT)}:{n.lineno}" for p in SOURCES for n in tree_of(p).body if not is_quiet(n)])
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Without packages among the tests, pytest collects only one of them."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    report([name for name, count in names.items() if count > 1])
 
 
 def is_quiet(node: ast.stmt) -> bool:

@@ -20,6 +20,11 @@ class EquipoiseError(Exception):
         parts = [what, *(f"  {name}: {text}" for name, text in self._details() if text)]
         super().__init__("\n".join(parts))
 
+    def in_words(self) -> str:
+        """The message on one line, without `where`: for people who are not to see the server's files."""
+        why = f"{self.why[:1].upper()}{self.why[1:].rstrip('.')}." if self.why else ""
+        return " ".join(part for part in (self.what, why, self.fix) if part)
+
     def _details(self) -> tuple[tuple[str, str], ...]:
         return (("where", self.where), ("why", self.why), ("fix", self.fix))
 

@@ -41,6 +41,18 @@ def cut_off() -> Response:
     return StreamingResponse(half(), media_type="application/json", headers={"content-length": "500"})
 
 
+def endless(piece: bytes, pause: float) -> Response:
+    """An answer that never ends: little by little, or as much as fits."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"id": "'
+        while True:
+            yield piece
+            await asyncio.sleep(pause)
+
+    return StreamingResponse(pieces(), media_type="application/json")
+
+
 def busy(status: int = 429, wait: str = "0.2") -> Response:
     return JSONResponse({"error": {"message": "busy"}}, status_code=status, headers={"retry-after": wait})
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from equipoise.annotate.agreement import measure_agreement
-from equipoise.annotate.ballots import compare_ranks
+from equipoise.annotate.labels import compare_ranks
 
 
 def test_ranks_compare_by_order_and_ties_are_ties():

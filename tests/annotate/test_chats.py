@@ -30,16 +30,16 @@ def test_a_hit_becomes_a_prompt_with_the_conversation_before_it(store):
     assert add_turns(store, "ann", number, SAID[2:], 3.0).turns == SAID
     mark_hit(store, "ann", number, Hit(turn=3, category="privacy_violation", severity=2), 4.0)
     (found,) = chats(store, only_hits=True)
-    prompt = found.prompt("team")
+    prompt = found.prompt()
     assert prompt.messages == tuple(Message(role=turn.role, content=turn.content) for turn in SAID[:3])
     assert (prompt.kind, prompt.category, prompt.attack, prompt.source) == (
-        *("harmful", "privacy_violation", "person", "team"),
+        *("harmful", "privacy_violation", "person", "red team against beaver"),
     )
     mark_hit(store, "ann", number, None, 5.0)
     assert chats(store, only_hits=True) == []
     assert len(chats(store)) == 1
     with pytest.raises(StoreError, match="has no hit"):
-        chats(store)[0].prompt("team")
+        chats(store)[0].prompt()
 
 
 def test_a_conversation_is_its_own_persons(store):

@@ -12,11 +12,13 @@ from equipoise.annotate.judge.judge import Heard
 from equipoise.annotate.judge.lean import Compared, PairHeard, length_lean, order_lean, pairs_heard
 from equipoise.annotate.judge.page import lines, markdown
 from equipoise.annotate.judge.parser import Unscored
+from equipoise.annotate.judge.people import read_people
 from equipoise.annotate.judge.run import judge
 from equipoise.annotate.judge.scores import ScoresJudge
-from equipoise.annotate.labels import Item
+from equipoise.annotate.labels import Assignment, Item, VerdictLabel
 from equipoise.annotate.store.answers import ANSWERS_FILE, Answers
-from equipoise.records import Prompt
+from equipoise.annotate.store.project import open_project
+from equipoise.records import Prompt, Verdict
 from equipoise.stats import has_finite_fit
 
 
@@ -52,6 +54,20 @@ def test_order_lean_counts_each_pair_once():
     assert (lean.both_first, lean.both_second) == (3, 2)
     assert lean.p == 1.0  # 3 of 5 against ½
     assert order_lean([]).first_wins is order_lean([]).p is None
+
+
+def test_what_people_said_of_a_repeat_is_not_what_they_said_before(tmp_path):
+    prompt, ann = Prompt.from_text("?"), "ann"
+    before, again = (Item(prompt=prompt, responses=("a",), questions=("safety",), repeat=n) for n in (0, 1))
+    path = make_project(tmp_path / "project", [before, again])
+    with open_project(path) as store:
+        store.add_labellers([ann], "person")
+        for item, is_safe in ((before, True), (again, False)):
+            store.assign([Assignment(item.id, ann, (0,))])
+            store.add_labels([VerdictLabel(item.id, ann, 0, Verdict(is_safe=is_safe))])
+        people = read_people(store)
+    assert [people.is_safe(item, 0) for item in (before, again)] == [True, False]
+    assert [people.safety_votes(item, 0) for item in (before, again)] == [[True], [False]]
 
 
 def test_interval_of_the_order_lean_covers_a_fair_judge_that_often_flips():

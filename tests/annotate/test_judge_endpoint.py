@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pydantic import ValidationError
-from scripted_judge import busy, completion, cut_off, scripted_judge
-from starlette.responses import JSONResponse, PlainTextResponse
+from scripted_judge import busy, completion, cut_off, endless, scripted_judge
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
 from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.endpoint import BudgetError, Endpoint, Limits, NoAnswerError, RejectedError
@@ -106,6 +106,40 @@ def test_what_fails_once_is_asked_again_and_accounted_for(server, answers, open_
     assert (spent.calls, spent.lost, len(server.bodies)) == (2, lost, 2)
     assert spent.prompt_tokens == 100  # one answer
     assert (spent.money > 110) == bool(lost)  # what brought no answer may have been charged: counted at its worst
+
+
+@pytest.mark.parametrize(("lie", "timeout"), [((b" ", 0.05), 0.5), ((b"x" * 1_000_000, 0.0), 20)])
+def test_an_answer_that_never_ends_is_given_up_and_asked_again(server, answers, open_endpoint, lie, timeout):
+    server.fault = lambda body, time: endless(*lie) if time == 1 else None
+    endpoint, started = open_endpoint(timeout=timeout), time.monotonic()
+    assert endpoint.ask(body(endpoint)).status == 200
+    assert time.monotonic() - started < 10
+    assert (answers.spending("judge").calls, answers.spending("judge").lost) == (2, 1)
+
+
+def test_a_question_goes_to_nobody_but_the_endpoint(server, answers, open_endpoint):
+    asked = []
+    with scripted_judge() as elsewhere:
+        server.fault = lambda body, time: RedirectResponse(f"{elsewhere.url}/chat/completions", status_code=307)
+        endpoint = open_endpoint()
+        with pytest.raises(NoAnswerError, match="307"):
+            endpoint.ask(body(endpoint))
+        asked = elsewhere.bodies
+    assert asked == [] and answers.find(endpoint.key(body(endpoint))) is None
+
+
+def test_a_usage_that_is_a_lie_is_no_answer_and_one_that_is_huge_spends_the_budget(server, answers, open_endpoint):
+    endpoint = open_endpoint(money=50.0, input_price=1.0, output_price=1.0)
+    server.fault = lambda body, time: completion('{"answer": "A"}', usage={"prompt_tokens": -(10**9)})
+    with pytest.raises(NoAnswerError, match="no chat completion"):
+        endpoint.ask(body(endpoint))
+    assert answers.spending("judge").money > 0  # a negative price earns nothing
+    huge = {"prompt_tokens": 10**8, "completion_tokens": 1}
+    server.fault = lambda body, time: completion('{"answer": "A"}', usage=huge)
+    endpoint.ask(body(endpoint))
+    with pytest.raises(BudgetError):
+        endpoint.ask(body(endpoint, "another"))
+    assert len(server.bodies) == 2
 
 
 def test_what_fails_always_is_no_answer_and_nothing_is_kept(server, answers, open_endpoint):

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 from judge_project import judge_config, labels_of, let_people_label, make_items, make_project
 from scripted_judge import busy, completion, cut_off, honest, prefers_first, question_of, scripted_judge
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from equipoise.annotate.judge.run import judge
 from equipoise.annotate.labels import Assignment, Item, VerdictLabel
@@ -116,6 +116,30 @@ def test_whatever_goes_wrong_on_the_way_nothing_is_lost_and_nothing_paid_twice(s
     before = dict(server.times)
     judge(judge_config(troubled, server.url))
     assert dict(server.times) == before  # a further run pays nothing
+
+
+def test_an_endpoint_that_lies_loses_no_item_and_its_lies_are_no_labels(server, tmp_path):
+    items = make_items(6)
+    quiet, lied_to = (make_project(tmp_path / name, items) for name in ("quiet", "lied-to"))
+    judge(judge_config(quiet, server.url))
+    server.forget()
+    lies = [
+        PlainTextResponse("<html>"),
+        JSONResponse([]),
+        JSONResponse({"choices": []}),
+        completion(None, usage=[]),
+    ]
+    server.fault = lambda body, time: lies[hash_of(body) % 8] if hash_of(body) % 8 < len(lies) else None
+    judge(judge_config(lied_to, server.url, max_failures=100))
+    card = card_of(lied_to)
+    assert card["judged"] + card["without_answer"] == 6 and card["without_answer"] > 0
+    assert labels_of(lied_to) < labels_of(quiet)
+    assert card["spending"]["lost"] == len(server.bodies) - sum(server.served.values())
+    paid = dict(server.served)
+    server.fault = lambda body, time: None
+    judge(judge_config(lied_to, server.url))
+    assert labels_of(lied_to) == labels_of(quiet) and card_of(lied_to)["questions"] == card_of(quiet)["questions"]
+    assert max(server.served.values()) == 1 and all(server.served[key] == 1 for key in paid)
 
 
 BAD = {

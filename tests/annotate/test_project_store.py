@@ -8,14 +8,12 @@ import pytest
 from equipoise.annotate.config import ProjectConfig
 from equipoise.annotate.labels import Assignment, Item, RankingLabel, VerdictLabel
 from equipoise.annotate.store.core import Store
-from equipoise.annotate.store.journal import entries
 from equipoise.annotate.store.people import invite
 from equipoise.annotate.store.project import (
     create_project,
     guideline,
     open_project,
     save_guideline,
-    save_settings,
     settings,
 )
 from equipoise.annotate.store.queue import submit, take_item
@@ -51,16 +49,6 @@ def test_labels_without_a_project_and_no_labels_at_all_are_told_apart(tmp_path):
     Store(tmp_path / "labels.sqlite").close()
     with pytest.raises(StoreError, match="belong to no project"):
         open_project(tmp_path)
-
-
-def test_settings_change_but_not_the_taxonomy(tmp_path):
-    create_project(tmp_path / "team", ProjectConfig(), 0.0)
-    with open_project(tmp_path / "team") as store:
-        save_settings(store, ProjectConfig(overlap=2), "", 1.0)
-        assert settings(store).config.overlap == 2
-        assert entries(store, what="save settings")[0].detail == {"overlap": [3, 2]}
-        with pytest.raises(ConfigError, match="taxonomy cannot be changed"):
-            save_settings(store, ProjectConfig(taxonomy="pku19"), "", 2.0)
 
 
 def test_every_version_of_the_guideline_stays_and_labels_know_theirs(tmp_path):

@@ -9,6 +9,7 @@ from equipoise.annotate.store.people import decline, invite, set_active
 from equipoise.annotate.store.progress import people_progress, progress, totals
 from equipoise.annotate.store.project import create_project, open_project
 from equipoise.annotate.store.queue import add_note, open_item, save_draft, skip, submit, take_item, undo
+from equipoise.annotate.store.rulings import set_gold
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 
@@ -313,3 +314,22 @@ def test_progress_and_pace_are_counted(store):
     assert totals(store) == (3, 0, 2, 2, 6, 0, 0)
     ann = people_progress(store)[0]
     assert (ann.name, ann.done, ann.skipped, ann.open, ann.last_at) == ("ann", 2, 1, 0, 310.0)
+
+
+def test_gold_items_come_once_in_a_block_to_everybody_at_no_fixed_place_and_take_no_place(tmp_path):
+    create_project(tmp_path / "team", ProjectConfig(overlap=1, gold_share=0.25), 0.0)
+    with open_project(tmp_path / "team") as store:
+        store.add_items(make_items(60))
+        gold = [item.id for item in store.items()][:10]
+        places = []
+        for name in ("ann", "bob"):
+            invite(store, name, "lead", 0.0)
+            for item in gold:
+                set_gold(store, item, Draft(verdicts={0: SAFE}), name, 0.0)
+            is_gold = [label_next(store, name, 1.0) in gold for _ in range(20)]
+            blocks = [is_gold[at : at + 4] for at in range(0, 20, 4)]
+            assert [sum(block) for block in blocks] == [1] * 5
+            places += [block.index(True) for block in blocks]
+        assert len(set(places)) > 1
+        assert totals(store)[:5] == (50, 30, 0, 30, 50)
+        assert set(store.rows("SELECT done FROM items WHERE number <= 5")) == {(2,)}, "the same five, by both"

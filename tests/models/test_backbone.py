@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from equipoise.errors import ModelError
-from equipoise.models import backbone
+from equipoise.models import files
 from equipoise.models.backbone import (
     causal_logits,
     check_fit,
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_the_earlier_policy_as_it_was(folder_of, tmp_path, mo
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(backbone, "_sync", full)
+    monkeypatch.setattr(files, "_sync", full)
     with pytest.raises(ModelError, match=r"(?s)what was there before is untouched.*No space left"):
         save_policy(model, tokenizer, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

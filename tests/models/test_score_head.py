@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from equipoise.errors import ModelError
-from equipoise.models import backbone
+from equipoise.models import files
 from equipoise.models.backbone import load_causal_lm
 from equipoise.models.normalize import Normalizer
 from equipoise.models.score_head import (
@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_the_earlier_scorer_as_it_was(folder_of, tmp_path, mo
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(backbone, "_sync", full)
+    monkeypatch.setattr(files, "_sync", full)
     with pytest.raises(ModelError, match="No space left"):
         save_scorer(scorer_from(folder, seed=9), load_tokenizer(folder), folder, HeadSettings("cost"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -7,19 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from train_models import cost_model, ppo, sft
-from transformers import DynamicCache
+from peft import LoraConfig
+from train_models import cost_model, make_policy, ppo, sft
+from transformers import DynamicCache, LlamaConfig
 
 from equipoise.cli import main as cli
+from equipoise.cli.layering import find_recipe
+from equipoise.config import merge, read_toml, validate
 from equipoise.errors import ConfigError, ModelError
 from equipoise.models.backbone import load_causal_lm
+from equipoise.models.four_bit import quantized_layers
 from equipoise.plan.config import GPUS, Options, chosen_gpus, fits
 from equipoise.plan.memory import Role, fill_gradients
 from equipoise.plan.plan import Plan, make_plan
 from equipoise.plan.probe import shortened
 from equipoise.rollout.config import Sampling
-from equipoise.train.config import OptimizerSettings, PpoLagConfig, SftConfig
-from equipoise.train.setup import apply_gradients, make_optimizer
+from equipoise.train.config import LoraSettings, OptimizerSettings, PpoLagConfig, SftConfig
+from equipoise.train.setup import apply_gradients, make_optimizer, train_adapter
 
 NO_OPTIONS = Options()
 
@@ -235,3 +239,57 @@ def test_a_sampling_limit_is_planned_in_full(world: Path) -> None:
         for n in (2, 12)
     )
     assert short.memory.parts["KV cache"] < long.memory.parts["KV cache"]
+
+
+def test_a_base_of_4_bits_takes_half_a_byte_for_each_weight_and_its_scales(world: Path, tmp_path: Path) -> None:
+    make_policy(tmp_path / "policy", width=64)
+    given = {"model": tmp_path / "policy", "hardware": {"device": "cpu", "precision": "bfloat16"}}
+    full, packed = (
+        roles(plan_sft(world, **given, lora={"r": 4, "quantize": kind}))["policy"] for kind in (None, "nf4")
+    )
+    model = load_causal_lm(tmp_path / "policy", dtype=torch.bfloat16)
+    linear = [m.weight.numel() for m in model.modules() if type(m) is torch.nn.Linear and m is not model.lm_head]
+    assert len(linear) == 7
+    # a byte for 64 weights, 4 for 256 of those bytes, and tables of 16 and 256 float32
+    scales = sum(n // 64 + 4 * -(-n // 64 // 256) + 4 * (16 + 256) for n in linear)
+    assert full.weights - packed.weights == 2 * sum(linear) - sum(linear) // 2 - scales
+    assert (packed.trained, packed.optimizer) == (full.trained, full.optimizer)
+
+
+def test_the_planned_base_of_4_bits_is_as_large_as_the_real_one(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    make_policy(tmp_path / "policy", width=64)
+    given = {
+        "model": tmp_path / "policy",
+        "demonstrations": ["nowhere.jsonl"],
+        "lora": {"r": 4, "quantize": "nf4"},
+    }
+    role = roles(plan_sft(world, **given))["policy"]
+    model = load_causal_lm(tmp_path / "policy", quantize="nf4")
+    train_adapter(model, "policy", LoraSettings(r=4, quantize="nf4"), 0)
+    states = [layer.quant_state for _, layer in quantized_layers(model)]
+    constants = [t for s in states for t in (s.absmax, s.code, s.state2.absmax, s.state2.code)]
+    assert role.weights == bytes_of([*model.parameters(), *model.buffers(), *constants])
+
+
+@pytest.mark.slow
+def test_rl_of_8b_parameters_by_the_recipe_for_24_gb_fits_in_4_bits_alone(tmp_path: Path) -> None:
+    shape = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
+    for role in ("actor", "reward", "cost"):
+        LlamaConfig(**shape, **heads, tie_word_embeddings=False).save_pretrained(str(tmp_path / role))
+    for role in ("reward", "cost"):
+        head = {"kind": role, "pooling": "last", "normalizer": {}}
+        (tmp_path / role / "score_head.json").write_text(json.dumps(head), encoding="utf-8")
+        (tmp_path / role / "score_head.safetensors").touch()
+        LoraConfig(r=16, target_modules="all-linear").save_pretrained(str(tmp_path / role / "adapter"))
+        base = json.dumps({"path": "actor", "fingerprint": ""})
+        (tmp_path / role / "adapter" / "base.json").write_text(base, encoding="utf-8")
+    judges = {role: {"path": str(tmp_path / role)} for role in ("reward", "cost")}
+    given = {"out": "o", "actor": str(tmp_path / "actor"), "prompts": ["nowhere.jsonl"], **judges}
+    recipe = read_toml(find_recipe("1x24"))["ppo_lag"]
+    found = []
+    for quantize in ("nf4", None):
+        config = validate(PpoLagConfig, merge([recipe, given, {"lora": {"quantize": quantize}}]), where="1x24")
+        found.append(make_plan("ppo-lag", config, Options(gpu="a10")).fits["a10"])
+    assert found == [True, False]

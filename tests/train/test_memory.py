@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from train_models import cost_model, ppo, sft
 
 from equipoise.artefact import read_manifest
+from equipoise.config import validate
 from equipoise.errors import ConfigError, TrainingError
 from equipoise.models.backbone import causal_logits, load_causal_lm
 from equipoise.rollout.native import NativeSampler
@@ -138,3 +139,8 @@ def test_offloading_is_refused_where_the_device_computes_in_main_memory(world, t
     config = ppo(tmp_path / "out", world, hardware={"device": "cpu", "offload_activations": True})
     with pytest.raises(ConfigError, match="kept off the device cpu"):
         train_ppo_lag(config)
+
+
+def test_offloading_is_refused_for_networks_in_parts():
+    with pytest.raises(ConfigError, match=r"exclude each other(.|\n)*gradient_checkpointing"):
+        validate(Hardware, {"shard": True, "offload_activations": True}, where="test")

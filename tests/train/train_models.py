@@ -42,7 +42,7 @@ TEMPLATE = (
 CPU = {"device": "cpu", "threads": 1}
 
 
-def make_policy(folder: Path, family: str = "llama") -> Path:
+def make_policy(folder: Path, family: str = "llama", width: int = 16) -> Path:
     """An untrained policy of one layer; "gpt2" has dropout, and no padding token but its end token."""
     specials = ("<bos>", "<eos>", "<user>", "<assistant>", "<unk>", *(() if family == "gpt2" else ("<pad>",)))
     vocabulary = {word: number for number, word in enumerate((*specials, *WORDS))}
@@ -62,8 +62,8 @@ def make_policy(folder: Path, family: str = "llama") -> Path:
         save_policy(GPT2LMHeadModel(shape), tokenizer, folder)
     else:
         shape = LlamaConfig(
-            vocab_size=size, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=32, initializer_range=0.2, **ids,
+            vocab_size=size, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=32, initializer_range=0.2, **ids,
         )  # fmt: skip
         save_policy(LlamaForCausalLM(shape), tokenizer, folder)
     return folder

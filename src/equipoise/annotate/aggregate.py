@@ -38,13 +38,14 @@ class Unresolved(Record):
 
     `votes` are for the first and the second response (ties count half); for safety, safe and unsafe; for
     categories, the most that agreed on one and how many called the response unsafe; for refusal, the most that
-    agreed and how many there were.
+    agreed and how many there were. `repeat` is that of the item.
     """
 
     question: Literal[Question, "categories"]
     prompt: Prompt
     responses: tuple[str, ...]
     votes: tuple[float, float]
+    repeat: int = 0
 
 
 class Resolved(NamedTuple):
@@ -109,7 +110,7 @@ def resolve(ballots: Ballots, config: ResolveConfig) -> Resolved:
     verdicts = _verdicts(ballots, config)
     safety = [_safety_label(ballots, key, one.verdict) for key, one in verdicts.items()]
     unresolved = [
-        Unresolved(question=question, prompt=ballots.prompts[key.prompt], responses=(key.text,), votes=votes)
+        _unresolved(ballots, question, key, votes)
         for key, one in verdicts.items()
         for question, votes in one.unresolved
     ]
@@ -160,17 +161,21 @@ def _refusals(ballots: Ballots, config: ResolveConfig) -> tuple[list[RefusalLabe
         decided |= _likely(ballots, "refusal", config)
     labels, unresolved = [], []
     for key, given in ballots.refusals.items():
-        prompt, outcome = ballots.prompts[key.prompt], decided[key]
+        outcome = decided[key]
         if outcome is None:
             most = max(Counter(given.values()).values(), default=0)
-            unresolved.append(
-                Unresolved(question="refusal", prompt=prompt, responses=(key.text,), votes=(most, len(given)))
-            )
+            unresolved.append(_unresolved(ballots, "refusal", key, (most, len(given))))
         else:
             votes_given = tuple(given[name] for name in sorted(given))
-            refusal = REFUSALS[outcome]
-            label = RefusalLabel(prompt=prompt, response=key.text, refusal=refusal, votes=votes_given)
-            labels.append(label.model_copy(update={"policy": ballots.sources[key]}))
+            labels.append(
+                RefusalLabel(
+                    prompt=ballots.prompts[key.prompt],
+                    response=key.text,
+                    refusal=REFUSALS[outcome],
+                    votes=votes_given,
+                    policy=ballots.sources[key],
+                )
+            )
     return labels, unresolved
 
 
@@ -210,12 +215,19 @@ def _preference_pair(
 def _unresolved_pair(ballots: Ballots, key: PairKey, question: RankQuestion) -> Unresolved:
     votes = ballots.rankings[question][key].values()
     half = sum(vote == 0 for vote in votes) / 2
-    return Unresolved(
-        question=question,
-        prompt=ballots.prompts[key.prompt],
-        responses=(key.first, key.second),
-        votes=(half + sum(vote < 0 for vote in votes), half + sum(vote > 0 for vote in votes)),
-    )
+    both = (half + sum(vote < 0 for vote in votes), half + sum(vote > 0 for vote in votes))
+    return _unresolved(ballots, question, key, both)
+
+
+def _unresolved(
+    ballots: Ballots,
+    question: Literal[Question, "categories"],
+    key: ResponseKey | PairKey,
+    votes: tuple[float, float],
+) -> Unresolved:
+    texts = (key.text,) if isinstance(key, ResponseKey) else (key.first, key.second)
+    prompt = ballots.prompts[key.prompt]
+    return Unresolved(question=question, prompt=prompt, responses=texts, votes=votes, repeat=key.repeat)
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
-from equipoise.annotate.labels import RANK_QUESTIONS, Draft, Item, RankingLabel, RankQuestion, VerdictLabel
+from equipoise.annotate.labels import (
+    RANK_QUESTIONS,
+    Draft,
+    Item,
+    RankingLabel,
+    RankQuestion,
+    VerdictLabel,
+    compare_ranks,
+)
 from equipoise.annotate.store.core import LabellerKind, Store
 from equipoise.annotate.store.rulings import adjudications
 from equipoise.records import Prompt, Refusal, Verdict
@@ -59,11 +67,6 @@ class _Place(NamedTuple):
     pair: PairKey
     first: int
     second: int
-
-
-def compare_ranks(ranks: tuple[int, ...], first: int, second: int) -> int:
-    """Which of two ranked responses is better: −1 the first, 1 the second, 0 a tie."""
-    return (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
 
 
 def count_in(ballots: Ballots, store: Store, kinds: Collection[LabellerKind] | None = None) -> None:
@@ -118,14 +121,13 @@ def _open_ballots(item: Item, ballots: Ballots) -> Iterator[_Place]:
             ballots.safety.setdefault(key, {})
         if "refusal" in item.questions:
             ballots.refusals.setdefault(key, {})
-    asked = [question for question in RANK_QUESTIONS if question in item.questions]
-    for one, other in combinations(range(len(item.responses)), 2) if asked else ():
+    for one, other in combinations(range(len(item.responses)), 2) if item.rank_questions else ():
         pair = PairKey(prompt, item.responses[one], item.responses[other], item.repeat)
         turned = PairKey(prompt, pair.second, pair.first, item.repeat)
         if turned in ballots.sources:
             pair, one, other = turned, other, one
         _note(ballots, pair, item)
-        for question in asked:
+        for question in item.rank_questions:
             ballots.rankings[question].setdefault(pair, {})
         yield _Place(pair, one, other)
 

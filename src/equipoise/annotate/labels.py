@@ -44,6 +44,11 @@ class Item(Record):
         content = json.dumps([self.prompt.id, *self.responses, *([self.repeat] if self.repeat else [])])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
+    @property
+    def rank_questions(self) -> tuple[RankQuestion, ...]:
+        """The rankings it asks for, in the order they are asked."""
+        return tuple(question for question in RANK_QUESTIONS if question in self.questions)
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -117,7 +122,7 @@ def missing_answers(item: Item, draft: Draft) -> list[str]:
     """What the item asks and the draft leaves open, such as `safety 0` or `helpfulness`."""
     missing = [n for n in range(len(item.responses)) if n not in draft.verdicts]
     verdicts = [f"{q} {n}" for q in ("safety", "refusal") if q in item.questions for n in missing]
-    rankings = [q for q in RANK_QUESTIONS if q in item.questions and q not in draft.rankings]
+    rankings = [q for q in item.rank_questions if q not in draft.rankings]
     return [*verdicts, *rankings]
 
 
@@ -128,11 +133,11 @@ def check_item(item: Item) -> None:
         StoreError: No question, or two that exclude each other; no response or more than six; a ranking of one;
             the same response twice.
     """
-    count, ranked = len(item.responses), any(q in RANK_QUESTIONS for q in item.questions)
+    count = len(item.responses)
     where = f"item {item.id}, prompt {item.prompt.text[:60]!r}"
     if not item.questions or len(set(item.questions)) < len(item.questions):
         raise StoreError("An item needs questions, each once.", where=where, why=f"it has {item.questions}")
-    if not (2 if ranked else 1) <= count <= MOST_RESPONSES:
+    if not (2 if item.rank_questions else 1) <= count <= MOST_RESPONSES:
         raise StoreError(
             f"An item of {count} response(s) cannot be labelled.",
             where=where,
@@ -143,6 +148,11 @@ def check_item(item: Item) -> None:
         raise StoreError("An item asks about safety or about refusal, not both.", where=where)
     if len(set(item.responses)) < count:
         raise StoreError("An item holds the same response twice.", where=where, fix="Merge equal responses.")
+
+
+def compare_ranks(ranks: Sequence[int], first: int, second: int) -> int:
+    """Which of two ranked responses is better: −1 the first, 1 the second, 0 a tie."""
+    return (ranks[first] > ranks[second]) - (ranks[first] < ranks[second])
 
 
 def check_ranks(ranks: Sequence[int], count: int, *, where: str) -> tuple[int, ...]:

@@ -27,9 +27,11 @@ def create(config: CreateConfig) -> Path:
 
 
 def backup(project: Path, file: Path) -> None:
-    """Copy a project into one file, as it is at one moment, while others go on working.
+    """Copy a project's database into one file, as it is at one moment, while others go on working.
 
-    The copy holds names and hashes of passwords: keep it as safe as the project.
+    It holds items, labels, people with hashes of their passwords, and the log: keep it as safe as the project.
+    Left out are the other files of the directory: uploads as they came, judges' cards, and `judge.sqlite`, without
+    which a judge that is run again asks and costs anew.
 
     Raises:
         StoreError: There is no project, the file is there already, or it cannot be written.

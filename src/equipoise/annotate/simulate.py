@@ -17,7 +17,6 @@ from equipoise.annotate.config import SimulateConfig
 from equipoise.annotate.labeller import Labeller
 from equipoise.annotate.labels import (
     DECOUPLED,
-    RANK_QUESTIONS,
     Assignment,
     Item,
     Label,
@@ -196,11 +195,10 @@ def answer(labeller: Labeller, item: Item, given: Assignment) -> list[Label]:
         VerdictLabel(item.id, given.labeller, position, verdict)
         for position, verdict in zip(given.shown, verdicts, strict=True)
     ]
-    for question in RANK_QUESTIONS:
-        if question in item.questions:
-            ranks = labeller.rank(prompt, texts, question, verdicts)
-            where = f"item {item.id}, labeller {given.labeller!r}, {question}"
-            by_position = dict(zip(given.shown, check_ranks(ranks, len(texts), where=where), strict=True))
-            in_order = tuple(by_position[position] for position in range(len(texts)))
-            labels.append(RankingLabel(item.id, given.labeller, question, in_order))
+    for question in item.rank_questions:
+        ranks = labeller.rank(prompt, texts, question, verdicts)
+        where = f"item {item.id}, labeller {given.labeller!r}, {question}"
+        by_position = dict(zip(given.shown, check_ranks(ranks, len(texts), where=where), strict=True))
+        in_order = tuple(by_position[position] for position in range(len(texts)))
+        labels.append(RankingLabel(item.id, given.labeller, question, in_order))
     return labels

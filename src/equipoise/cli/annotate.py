@@ -83,7 +83,11 @@ def status(project: ProjectPath) -> int:
 def backup(
     project: ProjectPath, file: Annotated[Path, Parameter(help="File to write; must not be there yet.")]
 ) -> int:
-    """Copy the project as it is at one moment into one file, with the server running or not."""
+    """Copy the project as it is at one moment into one file, with the server running or not.
+
+    The file holds items, labels, people and the log; not the uploads, judges' cards and judges' raw answers
+    (judge.sqlite) that lie beside them.
+    """
     from equipoise.annotate import project as projects
 
     projects.backup(project, file)

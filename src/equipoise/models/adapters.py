@@ -26,9 +26,10 @@ from transformers.pytorch_utils import Conv1D
 from equipoise.artefact import file_hashes, write_json
 from equipoise.config import hash_tree
 from equipoise.errors import ModelError
+from equipoise.models.files import ADAPTER
+from equipoise.models.four_bit import is_quantized, quantized_layers
 from equipoise.tokens.folder import model_folder
 
-ADAPTER = "adapter"
 BASE = "base.json"
 WEIGHTS = "adapter_model.safetensors"
 Network = TypeVar("Network", bound=nn.Module)
@@ -50,7 +51,9 @@ def on_same_weights(model: Network) -> Network:
 def with_weights(model: Network, weight: Callable[[nn.Parameter], nn.Parameter]) -> Network:
     """Another object of the same structure, each of its parameters made from the old one; ties stay ties."""
     made: dict[int, Any] = {id(parameter): weight(parameter) for parameter in model.parameters()}
-    return copy.deepcopy(model, made | {id(buffer): buffer.clone() for buffer in model.buffers()})
+    made |= {id(buffer): buffer.clone() for buffer in model.buffers()}
+    made |= {id(layer.quant_state): layer.quant_state for _, layer in quantized_layers(model)}
+    return copy.deepcopy(model, made)
 
 
 def add_adapter(model: PreTrainedModel, name: str, shape: LoraConfig, seed: int) -> None:
@@ -134,22 +137,29 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str, *, trainab
 def merged(model: PreTrainedModel, device: torch.device | str = "cpu") -> PreTrainedModel:
     """A plain model with the adapter in its weights, W + (alpha/r)·B·A; `model` stays as it is.
 
-    What the adapter does not change is shared with `model` if that is on the same device.
+    What the adapter does not change is shared with `model` if that is on the same device. Weights of 4 bits are
+    read again as they were before they were quantized.
+
+    Raises:
+        ModelError: They are not where they were.
     """
-    plain = with_weights(model, lambda p: nn.Parameter(p.detach().to(device), requires_grad=False))
+    if is_quantized(model):
+        plain: nn.Module = _in_full(model)
+    else:
+        plain = with_weights(model, lambda p: nn.Parameter(p.detach().to(device), requires_grad=False))
     for name, layer in list(adapted_layers(plain)):
         layer.merge(safe_merge=True)  # into new tensors: the old ones may belong to `model`
         plain.set_submodule(name, layer.get_base_layer())
-    return cast("PreTrainedModel", cast("nn.Module", plain).to(device))
+    return cast("PreTrainedModel", plain.to(device))
 
 
 def for_many_passes(model: PreTrainedModel) -> PreTrainedModel:
     """The model to make many passes with without gradients: with an adapter, `merged` on its own device.
 
     The merged weights take memory of their own. They are made in float32 only: with fewer bits the sum would lose
-    the small steps of an adapter.
+    the small steps of an adapter. Weights of 4 bits stay: they are there to save that memory.
     """
-    quick = has_adapter(model) and model.dtype == torch.float32
+    quick = has_adapter(model) and model.dtype == torch.float32 and not is_quantized(model)
     return merged(model, model.device) if quick else model
 
 
@@ -214,9 +224,36 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
 
 
+def _in_full(model: PreTrainedModel) -> PreTrainedModel:
+    """The base of a 4-bit model as it lies on disk, in the type that the model computes in, with its adapter."""
+    [(name, shape)] = cast("dict[str, LoraConfig]", model.peft_config).items()
+    kind: Any = type(model)
+    try:
+        plain = kind.from_pretrained(
+            shape.base_model_name_or_path, dtype=model.dtype, use_safetensors=True, local_files_only=True
+        )
+    except OSError as error:
+        raise ModelError(
+            "The base of the adapter is needed again, to merge it, and cannot be read.",
+            where=str(shape.base_model_name_or_path),
+            why=str(error).split("\n")[0],
+            fix="Put the model back, and run the command again: it goes on from the last checkpoint.",
+        ) from error
+    if hasattr(model, "pooler") and model.pooler is None:
+        plain.register_module("pooler", None)
+    _inject(plain, name, copy.deepcopy(shape))
+    set_peft_model_state_dict(plain, get_peft_model_state_dict(model, adapter_name=name), name)
+    return cast("PreTrainedModel", plain.eval())
+
+
 def _inject(model: PreTrainedModel, name: str, shape: LoraConfig) -> None:
     shape.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 stores Wᵀ
+    if is_quantized(model):
+        cast("Any", model).is_loaded_in_4bit = True  # PEFT asks a backbone, too; the library told the whole model
     inject_adapter_in_model(shape, model, name)
+    for _, layer in adapted_layers(model):
+        for matrices in (layer.lora_A, layer.lora_B):  # on weights of 4 bits PEFT makes them in float32
+            matrices.to(model.dtype)
     # PEFT keeps a set, whose order differs from process to process
     shape.target_modules = sorted(cast("set[str]", shape.target_modules))
 

@@ -7,11 +7,6 @@ from the attention mask, so padding a causal model on either side gives the same
 
 import copy
 import inspect
-import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, cast
@@ -21,20 +16,24 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import logging
 
 from equipoise.algos.masking import position_ids
 from equipoise.errors import ModelError
-from equipoise.models.adapters import ADAPTER, has_adapter, save_adapter, save_model
+from equipoise.models.adapters import has_adapter, save_adapter, save_model
+from equipoise.models.files import check_folder, quiet, replace_files
+from equipoise.models.four_bit import Quantize, loading_options, make_trainable
 from equipoise.tokens.folder import model_folder
 from equipoise.tokens.template import end_id
 
 CPU = torch.device("cpu")
-Writer = Callable[[Path], object]
 
 
 def load_causal_lm(
-    path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32, device: torch.device | str = CPU
+    path: str | Path,
+    *,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    device: torch.device | str = CPU,
+    quantize: Quantize | None = None,
 ) -> PreTrainedModel:
     """A policy: any model that AutoModelForCausalLM loads, in evaluation mode.
 
@@ -42,11 +41,12 @@ def load_causal_lm(
         path: A folder, or a hub name.
         dtype: Of the weights in memory; "auto" as they are on disk.
         device: Where they go.
+        quantize: Keep the linear layers frozen, in 4 bits.
 
     Raises:
         ModelError: The folder is missing, is no model, has no safetensors, or lacks some of the weights.
     """
-    return load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device=device)
+    return load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device=device, quantize=quantize)
 
 
 def load_shape(path: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -56,7 +56,7 @@ def load_shape(path: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTr
         ModelError: The folder is missing or is no causal model.
     """
     folder = model_folder(path)
-    _check_folder(folder, safetensors=True)
+    check_folder(folder, safetensors=True)
     with torch.device("meta"):
         return from_config(AutoModelForCausalLM, folder, dtype)
 
@@ -85,13 +85,17 @@ def from_config(kind: Any, path: str | Path, dtype: torch.dtype) -> PreTrainedMo
 
 
 def load_backbone(
-    path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32, device: torch.device | str = CPU
+    path: str | Path,
+    *,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    device: torch.device | str = CPU,
+    quantize: Quantize | None = None,
 ) -> PreTrainedModel:
     """A model without its language-model head, encoders included; arguments and errors as `load_causal_lm`.
 
     An encoder's pooler is dropped: a score head reads the hidden states themselves.
     """
-    model = load_pretrained(AutoModel, path, dtype=dtype, device=device)
+    model = load_pretrained(AutoModel, path, dtype=dtype, device=device, quantize=quantize)
     if getattr(model, "pooler", None) is not None:
         model.register_module("pooler", None)
     return model
@@ -105,6 +109,7 @@ def load_pretrained(
     device: torch.device | str = CPU,
     safetensors: bool = True,
     extra: tuple[str, ...] = (),
+    quantize: Quantize | None = None,
 ) -> PreTrainedModel:
     """What `kind.from_pretrained` loads from a folder, refused unless every weight was there.
 
@@ -115,11 +120,13 @@ def load_pretrained(
         device: Where they go.
         safetensors: False reads pickled weights, tensors only; for `convert`.
         extra: Prefixes of weights that are known to be missing.
+        quantize: Keep the linear layers frozen, in 4 bits; `dtype` is then what they compute in.
     """
     folder = model_folder(path)
-    _check_folder(folder, safetensors)
+    check_folder(folder, safetensors)
+    options = loading_options(quantize, dtype, device) if quantize else {}
     try:
-        with _quiet():
+        with quiet():
             model, report = kind.from_pretrained(
                 str(folder),
                 dtype=dtype,
@@ -128,6 +135,7 @@ def load_pretrained(
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **options,
             )
     except UnpicklingError as error:
         raise ModelError(
@@ -151,6 +159,7 @@ def load_pretrained(
             why=f"{kind.__name__} made a {type(model).__name__} from config.json.",
             fix="A policy needs a causal language model; a reward or cost model takes any backbone.",
         )
+    make_trainable(model)
     return cast("PreTrainedModel", model.to(device).eval())
 
 
@@ -290,7 +299,7 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
         ModelError: The disk is full or refuses.
     """
     try:
-        with _quiet():
+        with quiet():
             save_adapter(model, folder) if has_adapter(model) else model.save_pretrained(str(folder))
     except (OSError, SafetensorError) as error:
         raise ModelError(
@@ -299,86 +308,6 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
             why=str(error),
             fix="Free some disk space there, or name another place in sampler.folder.",
         ) from error
-
-
-def replace_files(out: Path, write: Writer) -> None:
-    """Let `write` fill a temporary folder, then move its files into `out` one by one; weights of old are removed.
-
-    Raises:
-        ModelError: Writing failed; `out` is as it was.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / ".saving"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        with _quiet():
-            write(temporary)
-        new = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
-        for name in new:
-            _sync(temporary / name)
-        for name in new:
-            (out / name).parent.mkdir(exist_ok=True)
-            (temporary / name).replace(out / name)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            "The model could not be saved; what was there before is untouched.",
-            where=str(out),
-            why=str(error),
-            fix="Free some disk space and run the command again.",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    weights = [*out.glob("model*.safetensors*"), *out.glob(f"{ADAPTER}/*")]
-    for stale in {path.relative_to(out) for path in weights} - set(new):
-        (out / stale).unlink()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's loading report, whose cases are checked here, nor its bars where nobody watches."""
-    library: Any = logging
-    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    if not sys.stderr.isatty():
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.set_verbosity(level)
-        if bars:
-            library.enable_progress_bar()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def check_config(folder: Path) -> None:
-    """Refuse a folder without a config.json.
-
-    Raises:
-        ModelError: It has none.
-    """
-    if not (folder / "config.json").exists():
-        raise ModelError(
-            "The folder is no model: it has no config.json.",
-            where=str(folder),
-            fix="Give the folder that save_pretrained wrote, or one that a finished stage left.",
-        )
-
-
-def _check_folder(folder: Path, safetensors: bool) -> None:
-    check_config(folder)
-    if safetensors and not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin"))
-        raise ModelError(
-            "The folder holds pickled weights (.bin) only." if pickled else "The folder holds no weights.",
-            where=str(folder),
-            why="Only safetensors are loaded: unpickling can run code." if pickled else "No *.safetensors there.",
-            fix=f"Run: equipoise convert {folder} NEW_FOLDER" if pickled else "Copy or download it again.",
-        )
 
 
 def _causal_inputs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from equipoise.artefact import write_json
 from equipoise.errors import ModelError
-from equipoise.models.backbone import load_pretrained, replace_files, save_policy
+from equipoise.models.backbone import load_pretrained, save_policy
+from equipoise.models.files import replace_files
 from equipoise.models.normalize import Normalizer
 from equipoise.models.score_head import (
     HEAD_FILE,

@@ -20,7 +20,9 @@ from equipoise.algos.masking import last_true
 from equipoise.artefact import write_json
 from equipoise.errors import ModelError
 from equipoise.models.adapters import load_adapter, on_same_weights, save_model
-from equipoise.models.backbone import CPU, hidden_states, is_encoder, load_backbone, replace_files
+from equipoise.models.backbone import CPU, hidden_states, is_encoder, load_backbone
+from equipoise.models.files import replace_files
+from equipoise.models.four_bit import Quantize
 from equipoise.models.normalize import Normalizer
 from equipoise.tokens.folder import model_folder
 
@@ -107,6 +109,7 @@ def scorer_from(
     pooling: Pooling = "last",
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | str = CPU,
+    quantize: Quantize | None = None,
 ) -> Scorer:
     """A scorer with a fresh head on the backbone in a folder: weights N(0, 1/(H + 1)), bias 0.
 
@@ -116,11 +119,12 @@ def scorer_from(
         pooling: As in `Scorer`.
         dtype: Of the backbone; "auto" as on disk.
         device: Where both go.
+        quantize: Keep the backbone's linear layers frozen, in 4 bits.
 
     Raises:
         ModelError: As in `load_causal_lm`, or the pooling does not suit the backbone.
     """
-    scorer = Scorer(load_backbone(path, dtype=dtype, device=device), pooling)
+    scorer = Scorer(load_backbone(path, dtype=dtype, device=device, quantize=quantize), pooling)
     width = scorer.head.in_features
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -130,7 +134,11 @@ def scorer_from(
 
 
 def load_scorer(
-    path: str | Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32, device: torch.device | str = CPU
+    path: str | Path,
+    *,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    device: torch.device | str = CPU,
+    quantize: Quantize | None = None,
 ) -> Scorer:
     """A saved reward or cost model, in evaluation mode; arguments as in `scorer_from`.
 
@@ -139,7 +147,8 @@ def load_scorer(
     """
     folder = model_folder(path)
     settings = read_head_settings(folder)
-    return _with_saved_head(Scorer(load_backbone(folder, dtype=dtype, device=device), settings.pooling), folder)
+    backbone = load_backbone(folder, dtype=dtype, device=device, quantize=quantize)
+    return _with_saved_head(Scorer(backbone, settings.pooling), folder)
 
 
 def scorer_on(base: PreTrainedModel, path: str | Path, name: str, *, trainable: bool = False) -> Scorer:

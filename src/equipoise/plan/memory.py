@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from equipoise.models.adapters import adapted_layers
 from equipoise.models.lm_head import LOGITS
 from equipoise.plan.config import Machine
+from equipoise.plan.four_bit import full_size
 from equipoise.plan.ledger import Ledger
 from equipoise.plan.parts import Parts, divide
 from equipoise.plan.workload import Pass
@@ -149,12 +150,15 @@ class Tally:
         """Loading and saving, which take memory of the CPU: mapped files, and merged adapters."""
         if self.gpu:
             return
-        self.memory.libraries = FIRST_USE
-        largest = max(role.weights for role in self.memory.roles)
+        packed = full_size(saved)
+        self.memory.libraries = FIRST_USE + packed  # embeddings stay in the mapped file, and it with them
+        largest = 0 if packed else max(role.weights for role in self.memory.roles)
         if self.parts:  # each is loaded whole before it is divided
             largest = 2 * max(parts.whole for parts in self.parts.values())
         self.memory.phases["load"] = sum(role.weights for role in self.memory.roles) + largest
         merged = sum(cast("Tensor", layer.get_base_layer().weight).nbytes for _, layer in adapted_layers(saved))
+        if packed:  # read again, from a file that is mapped, and merged beside it
+            merged = 2 * packed + self.memory.roles[0].weights
         if merged:
             self.memory.phases["save"] = self.ledger.live + merged
 

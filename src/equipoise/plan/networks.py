@@ -19,9 +19,12 @@ from transformers import (
 )
 
 from equipoise.artefact import is_hub_name
-from equipoise.models.adapters import ADAPTER, add_adapter, base_of_adapter, on_same_weights
-from equipoise.models.backbone import check_config, from_config
+from equipoise.models.adapters import add_adapter, base_of_adapter, on_same_weights
+from equipoise.models.backbone import from_config
+from equipoise.models.files import ADAPTER, check_config
+from equipoise.models.four_bit import Quantize
 from equipoise.models.score_head import Critic, Pooling, Scorer, read_head_settings
+from equipoise.plan.four_bit import quantize_layers
 from equipoise.rollout.config import GuardScore, ModelScore, ScoreSourceConfig
 from equipoise.tokens.folder import model_folder
 from equipoise.train.config import PpoLagConfig, SharedLora
@@ -38,30 +41,32 @@ class Judge:
     max_length: int
 
 
-def causal_lm(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+def causal_lm(path: str | Path, dtype: torch.dtype, quantize: Quantize | None = None) -> PreTrainedModel:
     """What `load_causal_lm` would load, without contents.
 
     Raises:
         ModelError: There is no config.json, or none of a causal language model.
     """
-    return _from_config(AutoModelForCausalLM, path, dtype)
+    return _from_config(AutoModelForCausalLM, path, dtype, quantize)
 
 
-def fresh_scorer(path: str | Path, pooling: Pooling, dtype: torch.dtype) -> Scorer:
+def fresh_scorer(
+    path: str | Path, pooling: Pooling, dtype: torch.dtype, quantize: Quantize | None = None
+) -> Scorer:
     """What `scorer_from` would load, without contents; errors as in `causal_lm`."""
-    backbone = _from_config(AutoModel, path, dtype)
+    backbone = _from_config(AutoModel, path, dtype, quantize)
     if getattr(backbone, "pooler", None) is not None:
         backbone.register_module("pooler", None)
     return Scorer(backbone, pooling)
 
 
-def whole_scorer(path: str | Path, dtype: torch.dtype) -> Scorer:
+def whole_scorer(path: str | Path, dtype: torch.dtype, quantize: Quantize | None = None) -> Scorer:
     """What `load_scorer` would load, without contents.
 
     Raises:
         ModelError: The folder holds no scorer.
     """
-    return fresh_scorer(path, read_head_settings(path).pooling, dtype)
+    return fresh_scorer(path, read_head_settings(path).pooling, dtype, quantize)
 
 
 def guard(source: GuardScore) -> PreTrainedModel:
@@ -94,7 +99,7 @@ def judge(
     if base is not None and gives_adapter(source, config.lora):
         scorer = adapter_scorer(base, source.path, role, trainable=False)
     else:
-        scorer = whole_scorer(source.path, dtype)
+        scorer = whole_scorer(source.path, dtype, config.quantize)
     return Judge(scorer.requires_grad_(False), source.batch_size, source.max_length)
 
 
@@ -116,13 +121,18 @@ def critic(
     elif gives_adapter(start, config.lora):
         scorer = adapter_scorer(base, start, role, trainable=True)
     else:
-        whole = known if isinstance(known, Scorer) else whole_scorer(start, dtype)
+        whole = known if isinstance(known, Scorer) else whole_scorer(start, dtype, config.quantize)
         scorer = Scorer(on_same_weights(whole.backbone), whole.pooling)
         train_adapter(scorer.backbone, role, base.lora, base.seed)
     return Critic(scorer)
 
 
-def _from_config(kind: Any, path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+def _from_config(
+    kind: Any, path: str | Path, dtype: torch.dtype, quantize: Quantize | None = None
+) -> PreTrainedModel:
     if not is_hub_name(path):
         check_config(model_folder(path))
-    return from_config(kind, path, dtype)
+    model = from_config(kind, path, dtype)
+    if quantize is not None:
+        quantize_layers(model)
+    return model

@@ -42,7 +42,7 @@ def sft_memory(config: SftConfig, work: Work, machine: Machine) -> Memory:
     with nothing_loaded() as ledger:
         tally = Tally(ledger, machine, config.hardware)
         with tally.role("policy"):
-            model = networks.causal_lm(config.model, pick_dtype(config.hardware.precision, CPU))
+            model = networks.causal_lm(config.model, pick_dtype(config.hardware.precision, CPU), config.quantize)
             train_adapter(model, "policy", config.lora, config.seed)
             recompute_layers(model, config.hardware)
             tally.divide(model)
@@ -62,7 +62,7 @@ def score_model_memory(config: ScoreModelConfig, work: Work, machine: Machine) -
         tally = Tally(ledger, machine, config.hardware)
         with tally.role("scorer"):
             scorer = networks.fresh_scorer(
-                config.model, config.pooling, pick_dtype(config.hardware.precision, CPU)
+                config.model, config.pooling, pick_dtype(config.hardware.precision, CPU), config.quantize
             )
             train_adapter(scorer.backbone, "scorer", config.lora, config.seed)
             recompute_layers(scorer, config.hardware)
@@ -124,7 +124,7 @@ class _Roles:
         dtype, self.base = pick_dtype(config.hardware.precision, CPU), None
         if config.lora is not None:
             with tally.role("base", "the actor's start, shared by all adapters on it"):
-                model = networks.causal_lm(config.actor, dtype).requires_grad_(False)
+                model = networks.causal_lm(config.actor, dtype, config.quantize).requires_grad_(False)
             self.base = SharedBase(model, config.lora, config.seed)
         with tally.role("actor", "adapter" if self.base else ""):
             self.actor = self.base.actor() if self.base else networks.causal_lm(config.actor, dtype)
@@ -133,7 +133,8 @@ class _Roles:
             if self.base and config.ref is None:
                 self.ref = self.base.model
             else:
-                self.ref = networks.causal_lm(config.ref or config.actor, dtype).requires_grad_(False)
+                whole = networks.causal_lm(config.ref or config.actor, dtype, config.quantize)
+                self.ref = whole.requires_grad_(False)
                 tally.divide(self.ref)
         self.judges, self.critics = [], []
         for role, source, given in (

@@ -70,6 +70,15 @@ class Hardware(Config):
         description="Keep what the backward pass needs in main memory (on CUDA only): less memory, more time.",
     )
 
+    @model_validator(mode="after")
+    def _keeps_parts_or_activations(self) -> Self:
+        if self.shard and self.offload_activations:
+            raise ValueError(
+                "shard and offload_activations exclude each other: a network in parts gathers its weights anew in "
+                "each pass, where they are not told from activations. Set gradient_checkpointing in its place"
+            )
+        return self
+
 
 class LoraSettings(Config):
     """Low-rank adapters (PEFT) in place of training all weights, which then stay as they are."""
@@ -79,6 +88,11 @@ class LoraSettings(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before each adapter; none in RL.")
     target_modules: tuple[str, ...] = Field(
         (), description="Names of the layers that get an adapter (q_proj, …); unset: all linear ones but the head."
+    )
+    quantize: Literal["nf4"] | None = Field(
+        None,
+        description="Keep the linear layers of frozen networks in 4 bits (extra `quant`); unset: in "
+        "hardware.precision.",
     )
 
 
@@ -124,15 +138,26 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _shards_32_bits(self) -> Self:
+    def _shards_no_few_bits(self) -> Self:
         if self.hardware.shard and (names := self.eight_bit()):
             raise ValueError(f"8-bit optimizer states cannot be sharded: set {names[0]}.bits = 32, or shard off")
+        if self.hardware.shard and self.quantize:
+            raise ValueError(
+                "a base of 4 bits cannot be sharded: unset lora.quantize; or set hardware.shard off, and every "
+                "process holds all of it"
+            )
         return self
 
     def eight_bit(self) -> list[str]:
         """Names of the optimizers with 8-bit states."""
         found = ((name, value) for name, value in self if isinstance(value, OptimizerSettings))
         return [name for name, value in found if value.bits == 8]
+
+    @property
+    def quantize(self) -> Literal["nf4"] | None:
+        """How frozen networks are quantized, if they are."""
+        lora = getattr(self, "lora", None)
+        return lora.quantize if isinstance(lora, LoraSettings) else None
 
 
 class SftConfig(TrainConfig):

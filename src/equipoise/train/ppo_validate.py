@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from equipoise.artefact import CHECKPOINTS
 from equipoise.data.load import load_prompts
-from equipoise.models.backbone import replace_files, save_policy
+from equipoise.models.backbone import save_policy
+from equipoise.models.files import replace_files
 from equipoise.records import Prompt, Response
 from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.rollout.sampler import Sampler

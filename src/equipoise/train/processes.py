@@ -255,16 +255,18 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def _check_quant(config: TrainConfig) -> None:
-    if not (names := config.eight_bit()):
+    settings = [f"{name}.bits = 8" for name in config.eight_bit()]
+    settings += ['lora.quantize = "nf4"'] if config.quantize else []
+    if not settings:
         return
     try:
         import_module("bitsandbytes")
     except ImportError as error:
         raise ConfigError(
             "bitsandbytes cannot be imported.",
-            where=f"{names[0]}.bits = 8",
+            where=", ".join(settings),
             why=str(error),
-            fix="pip install 'equipoise[quant]', or leave bits at 32.",
+            fix="pip install 'equipoise[quant]', or leave this setting out.",
         ) from error
 
 

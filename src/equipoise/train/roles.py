@@ -125,7 +125,8 @@ def _adapters(
     cost, cost_critic = _judge(base, "cost", config.cost, starts[1])
     ref = base.model
     if config.ref is not None:
-        ref = load_causal_lm(config.ref, dtype=dtype, device=device).requires_grad_(False)
+        ref = load_causal_lm(config.ref, dtype=dtype, device=device, quantize=lora.quantize)
+        ref.requires_grad_(False)
     return Roles(base.actor(), ref, reward_critic, cost_critic, reward, cost, tokenizer)
 
 

@@ -160,6 +160,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
         seed=config.seed,
         dtype=pick_dtype(config.hardware.precision, accelerator.device),
         device=load_device(accelerator.device, mesh),
+        quantize=config.quantize,
     )
     train_adapter(network.backbone, kind.name, config.lora, config.seed)
     recompute_layers(network, config.hardware)

@@ -85,7 +85,10 @@ def train_sft(config: SftConfig) -> Path:
     mesh = open_mesh(config.hardware, accelerator)
     device = load_device(accelerator.device, mesh)
     network = load_causal_lm(
-        config.model, dtype=pick_dtype(config.hardware.precision, accelerator.device), device=device
+        config.model,
+        dtype=pick_dtype(config.hardware.precision, accelerator.device),
+        device=device,
+        quantize=config.quantize,
     )
     train_adapter(network, "policy", config.lora, config.seed)
     recompute_layers(network, config.hardware)

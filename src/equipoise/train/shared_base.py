@@ -39,7 +39,7 @@ class SharedBase:
         """The frozen reward or cost model in a directory."""
         if _gives_adapter(path, self.lora):
             return scorer_on(self.model, path, role)
-        scorer = load_scorer(path, dtype=self.model.dtype, device=self.model.device)
+        scorer = load_scorer(path, dtype=self.model.dtype, device=self.model.device, quantize=self.lora.quantize)
         return scorer.requires_grad_(False)
 
     def critic(self, role: str, path: Path, scorer: Scorer | None) -> Critic:
@@ -90,7 +90,7 @@ def open_base(
                 f"the actor starts from {base.path} (weights {base.fingerprint})",
                 fix=f"Train it on {base.path}; or set lora.share = false, which loads each model whole.",
             )
-    model = load_causal_lm(path, dtype=dtype, device=device).requires_grad_(False)
+    model = load_causal_lm(path, dtype=dtype, device=device, quantize=lora.quantize).requires_grad_(False)
     return SharedBase(model, lora, seed)
 
 

@@ -45,7 +45,7 @@ def test_an_upload_becomes_items_and_a_second_one_changes_nothing(site: Site) ->
     assert "3 rows: 0 items added, 3 were there" in upload(site, "pairs.jsonl", PAIRS)
     with site.store() as store:
         assert len(list(store.items())) == 3
-        assert [one.who for one in journal.entries(store, what="upload")] == ["Lena", "Lena"]
+        assert [one.who for one in journal.entries(store, what="import")] == ["Lena", "Lena"]
     assert "0 of 6 answers" in " ".join(
         site.browser("Lena").get("/lead/progress").text.replace("</strong>", "").split()
     )
@@ -69,9 +69,34 @@ def test_a_file_of_no_use_is_refused_in_words_and_not_kept(site: Site) -> None:
     assert 'role="alert"' in page and "Traceback" not in page
     assert list((site.path / "uploads").glob("*")) == []
     with site.store() as store:
-        assert not list(store.items()) and not journal.entries(store, what="upload")
+        assert not list(store.items()) and not journal.entries(store, what="import")
     lena = site.browser("Lena")
     assert lena.post("/lead/import", data={"csrf": lena.token("/lead/files")}).status_code == 400
+
+
+def test_an_uploaded_mapping_opens_no_file_of_the_server(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"id": "1", "prompt": "a secret", "response_0": "one", "response_1": "two"}\n')
+    lines = '{"id": "1", "label_annotations": {"helpfulness": {"selection": "A"}}}\n'
+    lena = site.browser("Lena")
+    files = {
+        "file": ("annotated_instances.jsonl", lines.encode()),
+        "mapping": ("map.toml", f"items = {str(secret)!r}".encode()),
+    }
+    page = lena.post("/lead/import", data={"csrf": lena.token("/lead/files")}, files=files)
+    assert page.status_code == 400 and "command line" in page.text
+    assert list((site.path / "uploads").glob("*")) == []
+    with site.store() as store:
+        assert list(store.items()) == []
+
+
+def test_a_refused_upload_leaves_the_files_of_earlier_ones(site: Site) -> None:
+    upload(site, "pairs.jsonl", PAIRS)
+    kept = sorted((site.path / "uploads").rglob("*"))
+    lena = site.browser("Lena")
+    both = [("file", ("pairs.jsonl", PAIRS.encode())), ("file", ("notes.txt", b"these are no labels"))]
+    assert lena.post("/lead/import", data={"csrf": lena.token("/lead/files")}, files=both).status_code == 400
+    assert kept and sorted((site.path / "uploads").rglob("*")) == kept
 
 
 def test_the_export_holds_the_labels_and_no_names(site: Site) -> None:

@@ -194,6 +194,17 @@ def test_what_is_wrong_with_an_answer_is_said_on_the_page_of_the_item(site: Site
     assert "A ranking by helpfulness needs a place for each response." in page and "Save the known answers" in page
 
 
+def test_only_the_repeat_that_is_unsettled_waits_for_a_ruling(site: Site) -> None:
+    before = make_items("asked twice")[0]
+    again = Item(prompt=before.prompt, responses=before.responses, repeat=1)
+    with site.store() as store:
+        store.add_items([before, again])
+        for name, helpful in (("Ann", (0, 1)), ("Bob", (0, 1)), ("Ann", (0, 1)), ("Bob", (1, 0))):
+            answer(store, name, (True, True), helpful)
+    page = site.browser("Lena").get("/lead/adjudicate").text
+    assert again.id in page and before.id not in page
+
+
 def test_a_ruling_may_not_contradict_an_earlier_one(site: Site) -> None:
     with site.store() as store:
         store.add_items(make_items("only"))
@@ -257,6 +268,7 @@ def test_erasing_a_name_needs_it_typed_and_leaves_the_labels(site: Site) -> None
     with site.store() as store:
         assert len(list(store.verdicts())) == 16
         assert people.person(store, "Ann") is None
+        assert [entry.who for entry in journal.entries(store, what="erase")] == ["Lena"]
     assert lena.submit("/lead/people/change", "/lead/people", name="Lena", action="deactivate").status_code == 400
 
 

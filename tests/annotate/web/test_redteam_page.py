@@ -1,7 +1,9 @@
 """The red-team page against a policy and scorers on loopback."""
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -76,7 +78,11 @@ def test_a_hit_becomes_a_prompt_with_its_transcript(site: Site, policy: Any) -> 
     (line,) = site.browser("Lena").get("/lead/prompts.jsonl").text.splitlines()
     prompt = Prompt.model_validate_json(line)
     assert [m.content for m in prompt.messages] == ["hello", "answer to 1", "and now?"]
-    assert (prompt.kind, prompt.category, prompt.source) == ("harmful", "privacy_violation", "red team, beaver")
+    assert (prompt.kind, prompt.category, prompt.source) == (
+        "harmful",
+        "privacy_violation",
+        "red team against beaver",
+    )
     assert prompt.attack
     (full,) = map(json.loads, site.browser("Lena").get("/lead/hits.jsonl").text.splitlines())
     assert full["turns"][3]["cost"] == 1.5 and full["hit"]["severity"] == 2
@@ -99,6 +105,33 @@ def test_a_question_without_an_answer_is_handed_back_and_not_kept(
     policy.status, policy.score = 200, 0.5
     assert ann.submit("/redteam/1/say", "/redteam/1", question="again", turns="0").status_code == 303
     assert "are you there?" not in ann.get("/redteam/1").text
+
+
+def test_a_policy_that_never_ends_its_answer_is_given_up(tmp_path: Path) -> None:
+    class Endless(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            with suppress(OSError):  # until the client goes away
+                while True:
+                    self.wfile.write(b" ")
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        policy = {"url": f"http://127.0.0.1:{server.server_port}/v1", "model": "beaver", "timeout": 0.1}
+        with serving(tmp_path / "endless", policy=policy) as site:
+            ann = site.browser("Ann")
+            ann.submit("/redteam", "/redteam")
+            for _ in range(2):  # the conversation is free again afterwards
+                refused = ann.submit("/redteam/1/say", "/redteam/1", question="hello", turns=0)
+                assert refused.status_code == 502 and "did not answer in time" in refused.text
+        server.shutdown()
 
 
 def test_a_conversation_belongs_to_one_person(site: Site, policy: Any) -> None:

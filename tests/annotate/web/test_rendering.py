@@ -132,7 +132,7 @@ def test_a_huge_text_is_folded_and_says_what_is_missing() -> None:
     assert "".join(Seen(middle.html).text.split()).count("line") == 10_000
 
 
-PIECE = ("[", "*a ", "> ", "- ", "`", "![", "<", "&", "|a", "~~", "\\", "[a](", "_*", "1. ")
+PIECE = ("[", "*a ", "> ", "- ", "`", "![", "<", "&", "|a", "~~", "\\", "[a](", "_*", "1. ", "<ab:>", "[a](b)")
 
 
 @pytest.mark.parametrize("piece", PIECE)

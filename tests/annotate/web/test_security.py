@@ -135,7 +135,7 @@ def test_cookies_cannot_be_read_by_scripts_or_used_by_other_sites(site: Site) ->
 
 def test_no_page_can_be_framed_sniffed_cached_or_run_foreign_code(site: Site) -> None:
     browser = site.browser("Lena")
-    for path in ("/", "/signin", "/lead/people", "/nowhere", "/static/htmx.min.js", "/static/nowhere"):
+    for path in ("/", "/signin", "/lead/people", "/nowhere", "/static/label.js", "/static/nowhere"):
         headers = browser.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
@@ -284,3 +284,11 @@ def test_a_broken_form_is_refused_in_words(site: Site) -> None:
     many = "&".join(f"f{number}=1" for number in range(2000))
     plain = {"content-type": "application/x-www-form-urlencoded"}
     assert lena.post("/lead/guideline", content=many, headers=plain).status_code == 400
+
+
+def test_a_forged_host_opens_no_page(site: Site) -> None:
+    stranger, ann = site.browser(), site.browser("Ann")
+    for host in ("here/signin?", "here/join/x#", "here/static/"):
+        for path in ("/lead/audit.csv", "/lead/progress", "/options"):
+            assert stranger.get(path, headers={"host": host}).headers.get("location") == "/signin", (host, path)
+        assert ann.get("/lead/audit.csv", headers={"host": host}).status_code == 403, host

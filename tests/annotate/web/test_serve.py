@@ -79,18 +79,19 @@ def test_the_first_lead_gets_a_link_until_there_is_one(tmp_path: Path) -> None:
     assert first_link(path, "http://x", NOW) == ""
 
 
-def test_the_link_of_a_lead_who_was_invited_by_name_stays_valid(tmp_path: Path) -> None:
-    project.create_project(tmp_path / "project", ProjectConfig(), NOW)
-    with Store(tmp_path / "project" / STORE_FILE) as store:
-        token = people.invite(store, "Lea", "lead", NOW)
-        assert first_link(tmp_path / "project", "http://x", NOW) == ""
-        assert people.invited(store, token, NOW) is not None
-
-
 def test_a_server_for_everybody_is_named_after_the_machine_and_known_to_be_reachable() -> None:
     with listen("0.0.0.0", 0) as everybody, listen("127.0.0.1", 0) as this_machine:
         assert address_of(everybody).startswith(f"http://{socket.gethostname()}:")
         assert not is_loopback(everybody) and is_loopback(this_machine)
+
+
+def test_a_lead_invited_by_hand_keeps_their_link(tmp_path: Path) -> None:
+    path = tmp_path / "project"
+    project.create_project(path, ProjectConfig(), NOW)
+    with Store(path / STORE_FILE) as store:
+        token = people.invite(store, "Lena", "lead", NOW)
+        assert first_link(path, "http://x", NOW) == ""
+        assert people.invited(store, token, NOW) is not None
 
 
 def test_a_taken_address_and_a_missing_project_are_refused_in_words(tmp_path: Path) -> None:

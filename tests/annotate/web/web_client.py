@@ -72,10 +72,11 @@ class Site:
 
 
 @contextmanager
-def serving(path: Path, **settings: Any) -> Iterator[Site]:
+def serving(path: Path, config: dict[str, Any] | None = None, **settings: Any) -> Iterator[Site]:
     """A project with a lead, Lena, and two labellers, Ann and Bob; all have the same password."""
     clock = Clock()
-    project.create_project(path, ProjectConfig(title="A project", overlap=2, gold_share=0), NOW)
+    chosen = {"title": "A project", "overlap": 2, "gold_share": 0, **(config or {})}
+    project.create_project(path, ProjectConfig.model_validate(chosen), NOW)
     with Store(path / STORE_FILE) as store:
         for name in ("Lena", "Ann", "Bob"):
             token = people.invite(store, name, "lead" if name == "Lena" else "labeller", NOW)

@@ -16,13 +16,13 @@ from equipoise.annotate.ballots import Ballots, count_in
 from equipoise.annotate.config import ExportConfig
 from equipoise.annotate.files import pku
 from equipoise.annotate.labels import Draft, Item, Question, RankingLabel, question_of
-from equipoise.annotate.store.chats import Chat, chats
+from equipoise.annotate.store.chats import Chat, chats, prompts_of
 from equipoise.annotate.store.core import Store
-from equipoise.annotate.store.history import Given, answers, given, revisions, rulings
+from equipoise.annotate.store.history import Given, answers, given, revisions
 from equipoise.annotate.store.project import Project, open_project, settings
-from equipoise.annotate.store.rulings import gold_answers
+from equipoise.annotate.store.rulings import gold_answers, rulings
 from equipoise.errors import DataError
-from equipoise.records import Prompt, Record, Verdict
+from equipoise.records import Record, Verdict
 
 
 class ItemLine(Item):
@@ -151,11 +151,7 @@ def _write_sources(out: Path, moment: _Moment) -> None:
     write_lines(out / "items.jsonl", moment.items)
     write_lines(out / "labels.jsonl", moment.labels)
     if moment.hits:
-        prompts: dict[str, Prompt] = {}
-        for hit in moment.hits:
-            prompt = hit.prompt(f"red team against {hit.policy}")
-            prompts.setdefault(prompt.id, prompt)
-        write_lines(out / "prompts.jsonl", prompts.values())
+        write_lines(out / "prompts.jsonl", prompts_of(moment.hits))
         write_lines(out / "hits.jsonl", moment.hits)
 
 

@@ -15,7 +15,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from equipoise.annotate.files.contents import Answer, Contents, Entry, reorder
-from equipoise.annotate.files.mapping import FileMap
+from equipoise.annotate.files.mapping import FileMap, read_mapping
 from equipoise.annotate.files.read import read_contents
 from equipoise.annotate.labels import Draft, Item, Question
 from equipoise.annotate.simulate import group_responses
@@ -23,7 +23,6 @@ from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.history import add_imported, add_outsiders, answers
 from equipoise.annotate.store.journal import record
 from equipoise.annotate.store.project import open_project, settings
-from equipoise.config import read_toml, validate
 from equipoise.data.jsonl import RowProblem
 from equipoise.records import Prompt, Record, RequestKind, Response
 
@@ -122,6 +121,7 @@ def import_files(
     prefix: str = "",
     kind: RequestKind | None = None,
     now: float | None = None,
+    by: str = "",
 ) -> list[FileSummary]:
     """Import files into a project.
 
@@ -134,6 +134,7 @@ def import_files(
         prefix: Put before the names in the files.
         kind: What the prompts ask for that do not say it themselves; responses to harmful ones are blurred.
         now: Seconds since 1970; the clock's unless given.
+        by: Who imports, for the journal; empty: the command line.
 
     Returns:
         What became of each file.
@@ -144,7 +145,7 @@ def import_files(
         ConfigError: The mapping is wrong.
         ArtefactError: A run directory is unfinished.
     """
-    names = validate(FileMap, read_toml(mapping), where=str(mapping)) if mapping else FileMap()
+    names = read_mapping(mapping) if mapping else FileMap()
     contents = [_with_prefix(read_contents(path, names, labels_as), prefix) for path in files]
     if kind is not None:
         for one in contents:
@@ -161,7 +162,7 @@ def import_files(
         summaries = [_summarise(plan) for plan in plans]
         for path, summary in zip(files, summaries, strict=True):
             detail = {**summary.model_dump(mode="json"), "sha256": _digest(path)}
-            record(store, "", "import", cast("dict[str, JsonValue]", detail), now)
+            record(store, by, "import", cast("dict[str, JsonValue]", detail), now)
     return summaries
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from equipoise.annotate.files.contents import Answer
 from equipoise.annotate.labels import RankQuestion
-from equipoise.config import Config
+from equipoise.config import Config, read_toml, validate
 from equipoise.data.fields import Fields, take_categories, take_flag, take_severity, take_text
 from equipoise.errors import DataError
 from equipoise.records import Message, Prompt, Verdict
@@ -52,6 +52,15 @@ class FileMap(Config):
     )
     items: Path | None = Field(None, description="Potato: the data file that its project shows.")
     id: str = Field("id", description="Potato: the field of that file that identifies an item.")
+
+
+def read_mapping(path: Path) -> FileMap:
+    """The mapping in a TOML file.
+
+    Raises:
+        ConfigError: It cannot be read, or says what no mapping says.
+    """
+    return validate(FileMap, read_toml(path), where=str(path))
 
 
 class Shown(NamedTuple):

@@ -13,13 +13,12 @@ import numpy as np
 
 from equipoise import __version__
 from equipoise.annotate.agreement import OUTCOMES, REFUSALS, Agreement, measure_agreement
-from equipoise.annotate.ballots import compare_ranks
 from equipoise.annotate.consensus import most_voted
 from equipoise.annotate.judge.judge import Judgement, pairs_of
 from equipoise.annotate.judge.lean import Compared, LengthLean, OrderLean, length_lean, order_lean, pairs_heard
 from equipoise.annotate.judge.parser import REASONS, Reason, Unscored
 from equipoise.annotate.judge.people import People
-from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankQuestion
+from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankQuestion, compare_ranks
 from equipoise.annotate.store.answers import Spending
 from equipoise.errors import EvaluationError
 from equipoise.records import Record

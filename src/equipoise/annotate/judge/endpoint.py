@@ -8,8 +8,11 @@ import hashlib
 import json
 import os
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import httpx2
 import openai
 
 from equipoise.annotate.judge.config import EndpointSource
@@ -23,6 +26,8 @@ _NO_TOKEN = "none"
 _PER_MILLION = 1e-6
 _OF_THE_QUESTION = (400, 413, 422)
 """Statuses that say something about one question; all other errors are about the endpoint."""
+_MOST_BYTES = 2**22
+"""Of one answer: some hundred times the longest that is of use."""
 _NEVER = (401, 403, 404, 405)
 """Statuses with which no question will ever be answered."""
 
@@ -68,7 +73,8 @@ class Endpoint:
             timeout=config.timeout,
             max_retries=config.retries,
             http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self._before], "response": [self._after]}
+                event_hooks={"request": [self._before], "response": [self._after]},
+                follow_redirects=False,  # what is asked is for this endpoint alone
             ),
         )
 
@@ -159,7 +165,8 @@ class Endpoint:
         self._mine.number = number
 
     def _after(self, response: Any) -> None:
-        """Of every attempt that was answered: an error status costs nothing."""
+        """Of every attempt that was answered: an error status costs nothing; its body has to come to an end."""
+        response.stream = _Bounded(response.stream, time.monotonic() + self._config.timeout)
         if response.status_code >= 400:
             self._answers.note_refused(self._mine.number, response.status_code)
             self._land(0.0)
@@ -202,6 +209,24 @@ class Endpoint:
                 what, where=where, why=why, fix="See docs/judge.md: temperature, limit_field, options."
             )
         return NoAnswerError(what, where=where, why=why)
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """A body that ends in time and at a length: the client's own timeout is one for each piece."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, deadline: float) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for piece in self._stream:
+            size += len(piece)
+            if size > _MOST_BYTES or time.monotonic() > self._deadline:
+                raise httpx2.ReadTimeout("the answer does not end")
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _token(config: EndpointSource) -> str:

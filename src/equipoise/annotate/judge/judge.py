@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import NamedTuple, Protocol
 
 from equipoise.annotate.judge.parser import Choice, Reason, Unscored
-from equipoise.annotate.labels import Item, Label, Question, RankingLabel, RankQuestion, VerdictLabel
+from equipoise.annotate.labels import Draft, Item, Label, Question, RankQuestion
 from equipoise.records import Verdict
 
 Pair = tuple[int, int]
@@ -36,8 +36,7 @@ class Judgement:
 
     def labels(self, labeller: str) -> list[Label]:
         """The judgement as labels."""
-        verdicts = [VerdictLabel(self.item, labeller, at, verdict) for at, verdict in self.verdicts.items()]
-        return [*verdicts, *(RankingLabel(self.item, labeller, q, ranks) for q, ranks in self.rankings.items())]
+        return Draft(verdicts=dict(self.verdicts), rankings=dict(self.rankings)).labels(self.item, labeller)
 
 
 class Judge(Protocol):

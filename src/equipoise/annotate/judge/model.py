@@ -11,7 +11,7 @@ from equipoise.annotate.judge.endpoint import Endpoint, RejectedError
 from equipoise.annotate.judge.judge import Heard, Judgement, Pair, combine_orders, pairs_of, rank_pairs
 from equipoise.annotate.judge.parser import Reason, Unscored, parse_choice, parse_refusal, parse_verdict
 from equipoise.annotate.judge.questions import Harms, Request, Rubrics, ask_pair, ask_refusal, ask_safety
-from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankQuestion, check_harmlessness
+from equipoise.annotate.labels import Item, RankQuestion, check_harmlessness
 from equipoise.annotate.store.answers import Answer
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
@@ -44,7 +44,7 @@ class ModelJudge:
                 verdicts[at] = verdicts.get(at, UNSCORED).model_copy(update={"refusal": refusal})
         rankings: dict[RankQuestion, tuple[int, ...]] = {}
         unranked: dict[RankQuestion, Reason] = {}
-        for question in (q for q in RANK_QUESTIONS if q in item.questions):
+        for question in item.rank_questions:
             known = order_by_verdict(verdicts) if question == "harmlessness" else {}
             found = self._rank(prompt, item, question, known, heard)
             if question == "harmlessness" and not isinstance(found, Unscored):
@@ -124,8 +124,7 @@ def settle_structure(
     elif "refusal" in item.questions:
         request = ask_refusal(rubrics, prompt, texts[0])
     else:
-        question = next(q for q in RANK_QUESTIONS if q in item.questions)
-        request = ask_pair(rubrics, question, prompt, texts[0], texts[1])
+        request = ask_pair(rubrics, item.rank_questions[0], prompt, texts[0], texts[1])
     if config.structure != "plain":
         try:
             endpoint.ask(endpoint.body(request, has_schema=True), is_first=True)

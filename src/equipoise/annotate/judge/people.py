@@ -3,7 +3,6 @@
 People are all labellers but judges; in an offline world the simulated ones stand for them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from equipoise.annotate.agreement import REFUSALS
@@ -28,19 +27,19 @@ class People:
 
     def safety_votes(self, item: Item, position: int) -> list[bool]:
         """Everybody's scored verdicts on a response."""
-        votes = self.ballots.safety.get(ResponseKey(item.prompt.id, item.responses[position]), {})
+        votes = self.ballots.safety.get(_response(item, position), {})
         return [verdict.is_safe for verdict in votes.values() if verdict.is_safe is not None]
 
     def is_safe(self, item: Item, position: int) -> bool | None:
         """What a lead ruled, else the majority's verdict; None: not judged, or split evenly."""
-        key = ResponseKey(item.prompt.id, item.responses[position])
+        key = _response(item, position)
         if key in self.ballots.safety_rulings:
             return self.ballots.safety_rulings[key].is_safe
         return decide_safety(self.ballots.safety.get(key, {}).values()).verdict.is_safe
 
     def refusal_votes(self, item: Item, position: int) -> list[int]:
         """Everybody's answers on whether a response refuses: 0 not, 1 in part, 2 fully."""
-        votes = self.ballots.refusals.get(ResponseKey(item.prompt.id, item.responses[position]), {})
+        votes = self.ballots.refusals.get(_response(item, position), {})
         return [REFUSALS.index(refusal) for refusal in votes.values()]
 
     def votes(self, question: RankQuestion, item: Item, first: int, second: int) -> list[int]:
@@ -58,7 +57,7 @@ class People:
         side = decide_pair(votes)
         if side is not None:
             return 1 if side else -1
-        return 0 if votes and _all_ties(votes) else None
+        return 0 if votes and not any(votes) else None
 
     def _find(self, question: RankQuestion, item: Item, first: int, second: int) -> tuple[PairKey, int]:
         """The pair as the ballots hold it, and the sign that turns its outcomes into the item's order."""
@@ -69,5 +68,5 @@ class People:
         return PairKey(item.prompt.id, *texts[::-1], item.repeat), -1
 
 
-def _all_ties(votes: Sequence[int]) -> bool:
-    return not any(votes)
+def _response(item: Item, position: int) -> ResponseKey:
+    return ResponseKey(item.prompt.id, item.responses[position], item.repeat)

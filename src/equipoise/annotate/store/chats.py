@@ -4,6 +4,7 @@ A hit becomes a prompt for the next round. Who answers and who scores is in the 
 """
 
 import json
+from collections.abc import Iterable
 
 from pydantic import Field, JsonValue
 
@@ -45,7 +46,7 @@ class Chat(Record):
     hit: Hit | None
     started_at: float
 
-    def prompt(self, source: str) -> Prompt:
+    def prompt(self) -> Prompt:
         """What led to the hit, as a prompt for the next round.
 
         Raises:
@@ -54,6 +55,7 @@ class Chat(Record):
         if self.hit is None:
             raise StoreError("This conversation has no hit.", where=f"chat {self.number}")
         messages = tuple(Message(role=one.role, content=one.content) for one in self.turns[: self.hit.turn])
+        source = f"red team against {self.policy}"
         return Prompt(
             messages=messages, kind="harmful", category=self.hit.category, attack="person", source=source
         )
@@ -103,13 +105,13 @@ def mark_hit(store: Store, labeller: str, number: int, hit: Hit | None, now: flo
         record(store, labeller, "mark hit", detail, now)
 
 
-def chat(store: Store, labeller: str, number: int) -> Chat:
-    """One of a person's own conversations.
+def chat(store: Store, labeller: str | None, number: int) -> Chat:
+    """One of a person's own conversations; anybody's for None, a lead.
 
     Raises:
         StoreError: It is not theirs, or there is none.
     """
-    row = store.one(f"{SELECT} WHERE c.number = ? AND l.name = ?", number, labeller)
+    row = store.one(f"{SELECT} WHERE c.number = ?1 AND (?2 IS NULL OR l.name = ?2)", number, labeller)
     if row is None:
         raise StoreError("This conversation is not yours.", where=f"chat {number}")
     return _chat(*row)
@@ -122,6 +124,18 @@ def chats(store: Store, labeller: str | None = None, *, only_hits: bool = False)
         *(labeller, only_hits),
     )
     return [_chat(*row) for row in rows]
+
+
+def prompts_of(hits: Iterable[Chat]) -> list[Prompt]:
+    """What led to each hit, as prompts for the next round; the same prompt once.
+
+    Raises:
+        StoreError: A conversation has no hit.
+    """
+    prompts: dict[str, Prompt] = {}
+    for one in hits:
+        prompts.setdefault(one.prompt().id, one.prompt())
+    return [*prompts.values()]
 
 
 def _chat(number: int, labeller: str, policy: str, turns: str, hit: str | None, started_at: float) -> Chat:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from equipoise.annotate.labels import (
     Assignment,
@@ -38,6 +38,8 @@ STORE_FILE = "labels.sqlite"
 LOCK_SECONDS = 10.0
 ITEM = "i.prompt, i.responses, i.questions, i.source, i.repeat"
 """What `item_of` takes, of a row `i`."""
+AMONG = "(?1 IS NULL OR i.id IN (SELECT value FROM json_each(?1)))"
+"""An item i is among those that `_ids` gives, or none are."""
 WRITING = threading.RLock()
 """Held to write: threads of one process take turns. SQLite's own wait, for other processes, sleeps and polls."""
 INSERT_VERDICT = "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -131,7 +133,11 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError("The file cannot be rewritten.", where=str(self.path), why=str(error)) from error
         if is_busy:
-            raise StoreError("The file is in use: old pages are still there.", where=str(self.path), fix="Again.")
+            raise StoreError(
+                "The file is in use: old pages are still there.",
+                where=str(self.path),
+                fix="Erase the pseudonym when nobody reads, which overwrites them.",
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -206,7 +212,7 @@ class Store:
                     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                     (item.id, *row, item.source, item.repeat),
                 )
-                (kept,) = self._one("SELECT questions FROM items WHERE id = ?", item.id)
+                ((kept,),) = self.rows("SELECT questions FROM items WHERE id = ?", item.id)
                 _must_equal(kept, row[2], f"item {item.id}", "The item is there with other questions.")
 
     def add_labellers(self, names: Iterable[str], kind: LabellerKind) -> None:
@@ -222,7 +228,7 @@ class Store:
                 self._db.execute(
                     "INSERT INTO labellers (name, kind) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (name, kind)
                 )
-                (kept,) = self._one("SELECT kind FROM labellers WHERE name = ?", name)
+                ((kept,),) = self.rows("SELECT kind FROM labellers WHERE name = ?", name)
                 _must_equal(kept, kind, f"labeller {name!r}", "The labeller is known as another kind.")
 
     def assign(self, assignments: Iterable[Assignment]) -> None:
@@ -243,7 +249,7 @@ class Store:
                     "INSERT INTO assignments (item, labeller, shown) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                     (item, labeller, shown),
                 )
-                (kept,) = self._one(
+                ((kept,),) = self.rows(
                     "SELECT shown FROM assignments WHERE item = ? AND labeller = ?", item, labeller
                 )
                 _must_equal(kept, shown, where, "The labeller has this item already, in another order.")
@@ -268,7 +274,7 @@ class Store:
                 where = _where(label.item, label.labeller)
                 item, count, questions = self.find_item(label.item)
                 key = (item, self.find_labeller(label.labeller))
-                if not self._one("SELECT count(*) FROM assignments WHERE item = ? AND labeller = ?", *key)[0]:
+                if not self.rows("SELECT 1 FROM assignments WHERE item = ? AND labeller = ?", *key):
                     raise StoreError("The item was not assigned to the labeller.", where=where)
                 question = question_of(label)
                 if question not in questions:
@@ -289,22 +295,16 @@ class Store:
             value = json.dumps(check_ranks(label.ranks, count, where=f"{where}, {label.question}"))
             part, insert, select = label.question, INSERT_RANKING, SELECT_RANKING
         if not self._db.execute(insert, (*key, part, value, now)).rowcount:
-            (kept,) = self._one(select, *key, part)
+            ((kept,),) = self.rows(select, *key, part)
             if isinstance(label, VerdictLabel):  # written before verdicts had all of today's fields
                 kept = Verdict.model_validate_json(kept).model_dump_json()
             _must_equal(kept, value, f"{where}, {part}", "There is another label already.")
 
     def _check_consistency(self, key: Key, where: str) -> None:
-        rankings = self._db.execute(
-            "SELECT ranks FROM rankings WHERE item = ? AND labeller = ? AND question = 'harmlessness'", key
-        ).fetchall()
-        verdicts = self._db.execute(
-            "SELECT position, json_extract(verdict, '$.is_safe') FROM verdicts WHERE item = ? AND labeller = ?",
-            key,
-        )
-        is_safe = {position: None if safe is None else bool(safe) for position, safe in verdicts}
-        for (ranks,) in rankings:
-            check_harmlessness(is_safe, json.loads(ranks), where=where)
+        sql = "SELECT position, json_extract(verdict, '$.is_safe') FROM verdicts WHERE item = ? AND labeller = ?"
+        is_safe = {position: None if safe is None else bool(safe) for position, safe in self.rows(sql, *key)}
+        if ranks := self.one(SELECT_RANKING, *key, "harmlessness"):
+            check_harmlessness(is_safe, json.loads(ranks[0]), where=where)
 
     def items(self) -> Iterator[Item]:
         """Every item, in the order they were added."""
@@ -323,24 +323,31 @@ class Store:
         ):
             yield Assignment(item, labeller, tuple(json.loads(shown)))
 
-    def verdicts(self) -> Iterator[VerdictLabel]:
-        """Every safety verdict, by item, labeller, position."""
+    def verdicts(self, items: Sequence[str] | None = None) -> Iterator[VerdictLabel]:
+        """Every verdict, by item, labeller, position; on these items only, if given."""
         for item, labeller, position, verdict in self._db.execute(
             "SELECT i.id, l.name, v.position, v.verdict FROM verdicts v JOIN items i ON i.number = v.item"
-            " JOIN labellers l ON l.number = v.labeller ORDER BY v.item, v.labeller, v.position"
+            f" JOIN labellers l ON l.number = v.labeller WHERE {AMONG} ORDER BY v.item, v.labeller, v.position",
+            _ids(items),
         ):
             yield VerdictLabel(item, labeller, position, Verdict.model_validate_json(verdict))
 
-    def rankings(self) -> Iterator[RankingLabel]:
-        """Every ranking, by item, labeller, question."""
+    def rankings(self, items: Sequence[str] | None = None) -> Iterator[RankingLabel]:
+        """Every ranking, by item, labeller, question; of these items only, if given."""
         for item, labeller, question, ranks in self._db.execute(
             "SELECT i.id, l.name, r.question, r.ranks FROM rankings r JOIN items i ON i.number = r.item"
-            " JOIN labellers l ON l.number = r.labeller ORDER BY r.item, r.labeller, r.question"
+            f" JOIN labellers l ON l.number = r.labeller WHERE {AMONG} ORDER BY r.item, r.labeller, r.question",
+            _ids(items),
         ):
             yield RankingLabel(item, labeller, question, tuple(json.loads(ranks)))
 
-    def _one(self, sql: str, *values: object) -> tuple[Any, ...]:
-        return cast("tuple[Any, ...]", self._db.execute(sql, values).fetchone())
+    def item(self, item: str) -> Item:
+        """The item of that id.
+
+        Raises:
+            StoreError: There is no such item.
+        """
+        return item_of(*self.rows(f"SELECT {ITEM} FROM items i WHERE number = ?", self.find_item(item)[0])[0])
 
     def find_item(self, item: str) -> tuple[int, int, str]:
         """An item's row number, its number of responses and its questions.
@@ -348,11 +355,10 @@ class Store:
         Raises:
             StoreError: There is no such item.
         """
-        row = self._one("SELECT number, json_array_length(responses), questions FROM items WHERE id = ?", item)
+        row = self.one("SELECT number, json_array_length(responses), questions FROM items WHERE id = ?", item)
         if row is None:
             raise StoreError("There is no such item.", where=f"item {item}, {self.path}")
-        number, count, questions = row
-        return number, count, json.loads(questions)
+        return row[0], row[1], json.loads(row[2])
 
     def find_labeller(self, name: str) -> int:
         """A labeller's row number.
@@ -360,7 +366,7 @@ class Store:
         Raises:
             StoreError: There is no such labeller.
         """
-        row = self._one("SELECT number FROM labellers WHERE name = ?", name)
+        row = self.one("SELECT number FROM labellers WHERE name = ?", name)
         if row is None:
             raise StoreError("There is no such labeller.", where=f"labeller {name!r}, {self.path}")
         return int(row[0])
@@ -375,6 +381,10 @@ def item_of(prompt: str, responses: str, questions: str, source: str, repeat: in
         source=source,
         repeat=repeat,
     )
+
+
+def _ids(items: Sequence[str] | None) -> tuple[str | None]:
+    return (None if items is None else json.dumps(list(items)),)
 
 
 def _is_full(error: sqlite3.Error) -> bool:

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from equipoise.annotate.labels import Assignment, Draft, Item, Label, Question
+from equipoise.annotate.labels import Assignment, Draft, Item, Label
 from equipoise.annotate.store.core import LabellerKind, Store
 from equipoise.errors import StoreError
-from equipoise.records import Verdict
 
 SELECT_ANSWERS = """
     SELECT i.id, l.name, l.kind, a.shown, a.guideline, a.opened_at, a.finished_at, a.origin,
@@ -47,17 +46,6 @@ class Given(NamedTuple):
     origin: str | None
     revision: int
     replaced_at: float | None = None
-
-
-class Ruling(NamedTuple):
-    """What a lead decided on one question of an item: a verdict on the response at `position`, or ranks."""
-
-    item: str
-    question: Question
-    position: int
-    value: Verdict | tuple[int, ...]
-    labeller: str
-    at: float
 
 
 def add_outsiders(store: Store, names: Sequence[str]) -> None:
@@ -102,10 +90,10 @@ def add_imported(
         )
 
 
-def answers(store: Store) -> dict[tuple[str, str], Draft]:
-    """(Item, labeller) → the answers that hold, of everybody."""
+def answers(store: Store, items: Sequence[str] | None = None) -> dict[tuple[str, str], Draft]:
+    """(Item, labeller) → the answers that hold, of everybody; to these items only, if given."""
     labels: dict[tuple[str, str], list[Label]] = {}
-    every: Iterator[Label] = chain(store.verdicts(), store.rankings())
+    every: Iterator[Label] = chain(store.verdicts(items), store.rankings(items))
     for label in every:
         labels.setdefault((label.item, label.labeller), []).append(label)
     return {key: Draft.of(given) for key, given in labels.items()}
@@ -123,24 +111,7 @@ def revisions(store: Store) -> Iterator[tuple[Given, Draft]]:
         yield _given(*about, revision)._replace(replaced_at=replaced_at), Draft.model_validate_json(old)
 
 
-def rulings(store: Store) -> list[Ruling]:
-    """What leads decided, by item and question; it holds whatever the votes."""
-    rows = store.rows(
-        "SELECT i.id, d.question, d.position, d.value, l.name, d.at FROM adjudications d"
-        " JOIN items i ON i.number = d.item JOIN labellers l ON l.number = d.labeller"
-        " ORDER BY d.item, d.question, d.position"
-    )
-    return [
-        Ruling(item, question, position, _ruled(question, value), labeller, at)
-        for item, question, position, value, labeller, at in rows
-    ]
-
-
 def _given(item: str, labeller: str, kind: LabellerKind, shown: str, *rest: Any) -> Given:
     guideline, opened_at, finished_at, origin, revision = rest
     order = None if origin else tuple(json.loads(shown))
     return Given(item, labeller, kind, order, guideline, opened_at, finished_at, origin, revision)
-
-
-def _ruled(question: str, value: str) -> Verdict | tuple[int, ...]:
-    return Verdict.model_validate_json(value) if question == "safety" else tuple(json.loads(value))

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from equipoise.annotate.labels import Draft, Item, RankingLabel, VerdictLabel
+from equipoise.annotate.labels import Draft, Item, compare_ranks
 from equipoise.annotate.store.core import LabellerKind, Store
+from equipoise.annotate.store.history import answers
 from equipoise.annotate.store.leases import GOLD
 from equipoise.annotate.store.queue import NoteKind
-from equipoise.annotate.store.rulings import adjudications, find_item
-from equipoise.records import Prompt, Verdict
+from equipoise.annotate.store.rulings import adjudications
+from equipoise.records import Prompt
 
 State = Literal["untouched", "begun", "complete", "gold"]
 STATES: tuple[State, ...] = ("untouched", "begun", "complete", "gold")
@@ -177,10 +178,10 @@ def item_detail(store: Store, item: str) -> ItemDetail:
     Raises:
         StoreError: There is no such item.
     """
-    found, number = find_item(store, item), store.find_item(item)[0]
+    number = store.find_item(item)[0]
     gold = store.one("SELECT answers FROM gold WHERE item = ?", number)
     return ItemDetail(
-        found,
+        store.item(item),
         int(store.rows("SELECT done FROM items WHERE number = ?", number)[0][0]),
         _answered(store, item, number),
         notes(store, item),
@@ -207,27 +208,6 @@ def notes(store: Store, item: str | None = None, limit: int = 1000) -> list[Note
     return [Note(*row) for row in rows]
 
 
-def answers_to(store: Store, items: Sequence[str]) -> dict[str, dict[str, Draft]]:
-    """Item → labeller → answers, of these items."""
-    chosen = "i.id IN (SELECT value FROM json_each(?))"
-    found: dict[str, dict[str, list[VerdictLabel | RankingLabel]]] = {}
-    for item, name, position, verdict in store.rows(
-        "SELECT i.id, l.name, v.position, v.verdict FROM verdicts v JOIN items i ON i.number = v.item"
-        f" JOIN labellers l ON l.number = v.labeller WHERE {chosen} ORDER BY v.item, v.labeller, v.position",
-        json.dumps(list(items)),
-    ):
-        label = VerdictLabel(item, name, position, Verdict.model_validate_json(verdict))
-        found.setdefault(item, {}).setdefault(name, []).append(label)
-    for item, name, question, ranks in store.rows(
-        "SELECT i.id, l.name, r.question, r.ranks FROM rankings r JOIN items i ON i.number = r.item"
-        f" JOIN labellers l ON l.number = r.labeller WHERE {chosen} ORDER BY r.item, r.labeller, r.question",
-        json.dumps(list(items)),
-    ):
-        ranking = RankingLabel(item, name, question, tuple(json.loads(ranks)))
-        found.setdefault(item, {}).setdefault(name, []).append(ranking)
-    return {item: {name: Draft.of(labels) for name, labels in by.items()} for item, by in found.items()}
-
-
 def count_right(gold: Draft, given: Draft) -> tuple[int, int]:
     """How many of the known answers somebody gave, and how many there were to give.
 
@@ -242,12 +222,8 @@ def count_right(gold: Draft, given: Draft) -> tuple[int, int]:
     for question, ranks in gold.rankings.items():
         mine = given.rankings.get(question)
         pairs = [(a, b) for a in range(len(ranks)) for b in range(a)] if mine else []
-        checks += [_order(ranks, a, b) == _order(mine or (), a, b) for a, b in pairs]
+        checks += [compare_ranks(ranks, a, b) == compare_ranks(mine or (), a, b) for a, b in pairs]
     return sum(checks), len(checks)
-
-
-def _order(ranks: Sequence[int], one: int, other: int) -> int:
-    return (ranks[one] > ranks[other]) - (ranks[one] < ranks[other])
 
 
 def _condition(wanted: ItemFilter, overlap: int) -> tuple[str, dict[str, object]]:
@@ -275,13 +251,15 @@ def _condition(wanted: ItemFilter, overlap: int) -> tuple[str, dict[str, object]
 
 
 def _answered(store: Store, item: str, number: int) -> list[Answered]:
-    answers = answers_to(store, [item]).get(item, {})
+    found = answers(store, [item])
     rows = store.rows(
         "SELECT l.name, l.kind, a.state, a.shown, a.finished_at - a.opened_at, a.finished_at, a.guideline"
         " FROM assignments a JOIN labellers l ON l.number = a.labeller WHERE a.item = ? ORDER BY a.turn, l.number",
         number,
     )
     return [
-        Answered(name, kind, state, tuple(json.loads(shown)), seconds, at, version, answers.get(name, Draft()))
-        for name, kind, state, shown, seconds, at, version in rows
+        Answered(
+            name, kind, state, tuple(json.loads(shown)), seconds, at, guideline, found.get((item, name), Draft())
+        )
+        for name, kind, state, shown, seconds, at, guideline in rows
     ]

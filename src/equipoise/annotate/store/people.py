@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -26,8 +27,17 @@ SESSION_SECONDS = 7 * DAY
 LONGEST_NAME = 60
 SHORTEST_PASSWORD = 8
 PSEUDONYM = "erased-"
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Characters that count as printable and print nothing."""
+LOOKING_ALIKE = {"LATIN", "CYRILLIC", "GREEK"}
+"""Scripts with letters that look like each other's."""
 SCRYPT = (14, 8, 5)
 """log2 of the cost, block size, parallel runs: 16 MiB and about a third of a second."""
+
+
+SELECT_PERSON = "SELECT name, role, is_active, password IS NOT NULL FROM labellers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +81,11 @@ def invite(store: Store, name: str, role: Role, now: float, *, by: str = "") -> 
     Raises:
         StoreError: The name cannot be one, or belongs to a judge or a simulated labeller.
     """
+    name = normal_name(name)
     _check_name(name)
     token = secrets.token_urlsafe(24)
     with store.transaction():
+        _check_looks(store, name)
         store.add_labellers([name], "person")
         number = store.find_labeller(name)
         store.rows("UPDATE labellers SET role = ?, is_active = 1 WHERE number = ?", role, number)
@@ -83,6 +95,11 @@ def invite(store: Store, name: str, role: Role, now: float, *, by: str = "") -> 
         )
         record(store, by, "invite", {"labeller": name, "role": role}, now)
     return token
+
+
+def normal_name(name: str) -> str:
+    """A name in the one form in which it is kept: an é is one character, whatever keyboard it came from."""
+    return unicodedata.normalize("NFC", name)
 
 
 def invited(store: Store, token: str, now: float) -> Person | None:
@@ -209,7 +226,7 @@ def decline(store: Store, name: str, categories: set[str], now: float) -> None:
         record(store, name, "decline categories", {"categories": cast("list[JsonValue]", sorted(categories))}, now)
 
 
-def erase_person(store: Store, name: str, now: float) -> str:
+def erase_person(store: Store, name: str, now: float, *, by: str = "") -> str:
     """Replace a name by a pseudonym everywhere and close the account; labels stay, under the pseudonym.
 
     In notes and the journal the name is replaced wherever it stands as a word. Freed pages of the file are
@@ -222,12 +239,12 @@ def erase_person(store: Store, name: str, now: float) -> str:
         StoreError: There is no such person, or the database is in use and freed pages cannot be overwritten.
     """
     _known(store, name)
-    pseudonym = name if name.startswith(PSEUDONYM) else _replace_name(store, name, now)
+    pseudonym = name if name.startswith(PSEUDONYM) else _replace_name(store, name, now, by)
     store.scrub()
     return pseudonym
 
 
-def _replace_name(store: Store, name: str, now: float) -> str:
+def _replace_name(store: Store, name: str, now: float, by: str) -> str:
     with store.transaction():
         number = store.find_labeller(name)
         pseudonym = f"{PSEUDONYM}{number}"
@@ -244,7 +261,7 @@ def _replace_name(store: Store, name: str, now: float) -> str:
         for row, text in store.rows("SELECT number, text FROM notes"):
             if word.search(text):
                 store.rows("UPDATE notes SET text = ? WHERE number = ?", word.sub(pseudonym, text), row)
-        record(store, "", "erase", {"labeller": pseudonym}, now)
+        record(store, by, "erase", {"labeller": pseudonym}, now)
     return pseudonym
 
 
@@ -271,9 +288,6 @@ def check_password(password: str, stored: str | None) -> bool:
     return hmac.compare_digest(found, base64.b64decode(key))
 
 
-SELECT_PERSON = "SELECT name, role, is_active, password IS NOT NULL FROM labellers"
-
-
 def _person(name: str, role: Role, is_active: int, has_password: int) -> Person:
     return Person(name, role, bool(is_active), bool(has_password))
 
@@ -291,12 +305,36 @@ def _known(store: Store, name: str) -> Person:
 
 def _check_name(name: str) -> None:
     is_fine = name == name.strip() and 0 < len(name) <= LONGEST_NAME and name.isprintable()
+    is_fine = is_fine and not UNSEEN.search(name) and all(len(_scripts(word)) < 2 for word in name.split())
     if not is_fine or name.startswith(PSEUDONYM):
         raise StoreError(
             "This cannot be a name.",
             where=repr(name),
-            why=f"1 to {LONGEST_NAME} printable characters, no space around them, not {PSEUDONYM}…",
+            why=f"1 to {LONGEST_NAME} printable characters, no space around them, each word in one script, "
+            f"not {PSEUDONYM}…",
         )
+
+
+def _check_looks(store: Store, name: str) -> None:
+    """Refuse a new name that only capitals, width or ligatures tell from another's."""
+    known = store.labellers()
+    alike = [one for one in known if _look(one) == _look(name)]
+    if name not in known and alike:
+        raise StoreError(
+            "Somebody has a name that looks like this one.",
+            where=repr(name),
+            why=f"{alike[0]!r} is here already",
+            fix="Use that name, or one that differs by more than its looks.",
+        )
+
+
+def _look(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _scripts(word: str) -> set[str]:
+    """Which of the scripts that look alike its letters are of."""
+    return {unicodedata.name(letter, "").partition(" ")[0] for letter in word} & LOOKING_ALIKE
 
 
 def _shut_out(store: Store, number: int) -> None:

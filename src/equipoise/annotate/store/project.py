@@ -10,10 +10,8 @@ from equipoise.annotate.config import ProjectConfig
 from equipoise.annotate.store.core import STORE_FILE, Store
 from equipoise.annotate.store.journal import record
 from equipoise.annotate.taxonomy import Taxonomy, load_taxonomy
-from equipoise.errors import ConfigError, StoreError
+from equipoise.errors import StoreError
 
-FIXED = ("taxonomy",)
-"""Settings that labels already given depend on."""
 FIRST_GUIDELINE = "guideline.md"
 
 
@@ -96,27 +94,6 @@ def settings(store: Store) -> Project:
     return Project(
         ProjectConfig.model_validate_json(config), Taxonomy.model_validate_json(taxonomy), salt, created_at
     )
-
-
-def save_settings(store: Store, config: ProjectConfig, who: str, now: float) -> None:
-    """Change the settings of a running project; the taxonomy stays.
-
-    Raises:
-        ConfigError: The taxonomy is another one.
-    """
-    with store.transaction():
-        old = settings(store).config
-        changes = {
-            key: [before, after]
-            for (key, before), after in zip(old.model_dump().items(), config.model_dump().values(), strict=True)
-            if before != after
-        }
-        if fixed := [key for key in FIXED if key in changes]:
-            raise ConfigError(
-                f"{', '.join(fixed)} cannot be changed once there is a project.", where=str(store.path)
-            )
-        store.rows("UPDATE project SET settings = ?", config.model_dump_json())
-        record(store, who, "save settings", changes, now)
 
 
 def guideline(store: Store, version: int | None = None) -> Guideline:

@@ -252,8 +252,7 @@ def _check_labels(store: Store, hand: Hand, given: tuple[str, str], labels: Sequ
     where = f"item {given[0]}, labeller {given[1]!r}"
     if any((label.item, label.labeller) != given for label in labels):
         raise StoreError("Labels of another item or labeller are among these.", where=where)
-    row = store.rows(f"SELECT {ITEM} FROM items i WHERE i.id = ?", given[0])[0]
-    if missing := missing_answers(item_of(*row), Draft.of(labels)):
+    if missing := missing_answers(store.item(given[0]), Draft.of(labels)):
         raise StoreError("Not everything is answered.", where=where, why=f"missing: {', '.join(missing)}")
     known = set(hand.project.taxonomy.names)
     for label in labels:

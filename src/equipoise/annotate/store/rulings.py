@@ -5,9 +5,21 @@ Both are answers about an item, whole or in part, as a `Draft`. What a ruling do
 
 import json
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
-from equipoise.annotate.labels import Draft, Item, check_harmlessness, check_ranks, check_verdict
-from equipoise.annotate.store.core import ITEM, Store, item_of
+from equipoise.annotate.labels import (
+    Draft,
+    Item,
+    Label,
+    Question,
+    RankingLabel,
+    RankQuestion,
+    VerdictLabel,
+    check_harmlessness,
+    check_ranks,
+    check_verdict,
+)
+from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.journal import record
 from equipoise.errors import StoreError
 from equipoise.records import Verdict
@@ -16,16 +28,15 @@ RANKING_POSITION = -1
 """What stands in `adjudications.position` for a ranking, which is about no single response."""
 
 
-def find_item(store: Store, item: str) -> Item:
-    """The item of that id.
+class Ruling(NamedTuple):
+    """What a lead decided on one question of an item: a verdict on the response at `position`, or ranks."""
 
-    Raises:
-        StoreError: There is no such item.
-    """
-    row = store.one(f"SELECT {ITEM} FROM items i WHERE i.id = ?", item)
-    if row is None:
-        raise StoreError("There is no such item.", where=f"item {item}, {store.path}")
-    return item_of(*row)
+    item: str
+    question: Question
+    position: int
+    value: Verdict | tuple[int, ...]
+    labeller: str
+    at: float
 
 
 def check_answers(item: Item, answers: Draft) -> None:
@@ -55,7 +66,7 @@ def set_gold(store: Store, item: str, answers: Draft, who: str, now: float) -> N
     Raises:
         StoreError: There is no such item, or the answers are impossible.
     """
-    check_answers(find_item(store, item), answers)
+    check_answers(store.item(item), answers)
     with store.transaction():
         number, _, _ = store.find_item(item)
         author = store.find_labeller(who) if who else None
@@ -88,8 +99,8 @@ def adjudicate(store: Store, item: str, answers: Draft, who: str, now: float) ->
         StoreError: There is no such item, or the answers are impossible, by themselves or with earlier rulings.
     """
     with store.transaction():
-        before = adjudications(store).get(item, Draft())
-        check_answers(found := find_item(store, item), answers)
+        before = adjudications(store, [item]).get(item, Draft())
+        check_answers(found := store.item(item), answers)
         check_answers(
             found,
             Draft(verdicts=before.verdicts | answers.verdicts, rankings=before.rankings | answers.rankings),
@@ -106,20 +117,31 @@ def adjudicate(store: Store, item: str, answers: Draft, who: str, now: float) ->
         record(store, who, "adjudicate", {"item": item, "answers": json.loads(answers.model_dump_json())}, now)
 
 
-def adjudications(store: Store, items: Sequence[str] | None = None) -> dict[str, Draft]:
-    """Item → what was ruled about it, in the order of the items; of these items only, if given."""
+def rulings(store: Store, items: Sequence[str] | None = None) -> list[Ruling]:
+    """What leads decided, by item and question; on these items only, if given."""
     rows = store.rows(
-        "SELECT i.id, a.question, a.position, a.value FROM adjudications a JOIN items i ON i.number = a.item"
+        "SELECT i.id, a.question, a.position, a.value, l.name, a.at FROM adjudications a"
+        " JOIN items i ON i.number = a.item JOIN labellers l ON l.number = a.labeller"
         " WHERE ?1 IS NULL OR i.id IN (SELECT value FROM json_each(?1)) ORDER BY i.number, a.question, a.position",
         None if items is None else json.dumps(list(items)),
     )
-    found: dict[str, Draft] = {}
-    for item, question, position, value in rows:
-        ruling = found.get(item, Draft())
-        if position == RANKING_POSITION:
-            rankings = {**ruling.rankings, question: tuple(json.loads(value))}
-            found[item] = ruling.model_copy(update={"rankings": rankings})
-        else:
-            verdicts = {**ruling.verdicts, position: Verdict.model_validate_json(value)}
-            found[item] = ruling.model_copy(update={"verdicts": verdicts})
-    return found
+    return [
+        Ruling(item, question, position, _ruled(position, value), labeller, at)
+        for item, question, position, value, labeller, at in rows
+    ]
+
+
+def adjudications(store: Store, items: Sequence[str] | None = None) -> dict[str, Draft]:
+    """Item → what was ruled about it, in the order of the items; of these items only, if given."""
+    labels: dict[str, list[Label]] = {}
+    for one in rulings(store, items):
+        labels.setdefault(one.item, []).append(
+            VerdictLabel(one.item, one.labeller, one.position, one.value)
+            if isinstance(one.value, Verdict)
+            else RankingLabel(one.item, one.labeller, cast(RankQuestion, one.question), one.value)
+        )
+    return {item: Draft.of(ruled) for item, ruled in labels.items()}
+
+
+def _ruled(position: int, value: str) -> Verdict | tuple[int, ...]:
+    return tuple(json.loads(value)) if position == RANKING_POSITION else Verdict.model_validate_json(value)

@@ -1,1 +1,1 @@
-"""The labelling web app: one process, server-rendered pages, htmx where it helps, no outside request."""
+"""The labelling web app: one process, server-rendered pages, one script of ours, no outside request."""

@@ -16,9 +16,7 @@ from equipoise.annotate.labels import (
     Draft,
     Label,
     Question,
-    RankingLabel,
     RankQuestion,
-    VerdictLabel,
 )
 from equipoise.errors import StoreError
 from equipoise.records import Verdict
@@ -145,18 +143,19 @@ def labels_of(sheet: Sheet, answers: Answers, item: str, labeller: str, shown: S
     """
     if next_ask(sheet, answers):
         raise StoreError("The item is not complete.", fix="Answer every question, or skip it.")
-    labels: list[Label] = [
-        VerdictLabel(item, labeller, shown[position], verdict)
-        for position, verdict in enumerate(answers.verdicts)
-        if verdict is not None
-    ]
+    return draft_of(sheet, answers, shown).labels(item, labeller)
+
+
+def draft_of(sheet: Sheet, answers: Answers, shown: Sequence[int]) -> Draft:
+    """The answers so far in the item's own order: verdicts, and rankings that are complete."""
+    rankings = dict[RankQuestion, tuple[int, ...]]()
     for question in sheet.rankings:
-        ranks = [0] * sheet.count
-        for rank, group in enumerate(order_of(sheet, answers, question)):
-            for position in group:
-                ranks[shown[position]] = rank
-        labels.append(RankingLabel(item, labeller, question, tuple(ranks)))
-    return labels
+        places = order_of(sheet, answers, question)
+        rank = {shown[position]: place for place, group in enumerate(places) for position in group}
+        if len(rank) == sheet.count:
+            rankings[question] = tuple(rank[at] for at in range(sheet.count))
+    verdicts = {shown[at]: verdict for at, verdict in enumerate(answers.verdicts) if verdict}
+    return Draft(verdicts=verdicts, rankings=rankings)
 
 
 def steps_of(sheet: Sheet, draft: Draft, shown: Sequence[int]) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
         exception_handlers={
             HTTPException: pages.show_http_error,
             EquipoiseError: pages.show_refusal,
-            Exception: pages.show_failure,
+            Exception: security.show_failure,
         },
         lifespan=lifespan,
     )
@@ -74,4 +74,4 @@ def build_app(project: Path, settings: ServeConfig, clock: Callable[[], float] =
 
 async def go_home(request: Request) -> Response:
     """Leads see how the project stands; labellers get their next item."""
-    return pages.redirect(request, "/lead/progress" if request.state.person.role == "lead" else "/label")
+    return pages.redirect("/lead/progress" if request.state.person.role == "lead" else "/label")

@@ -24,7 +24,6 @@ from equipoise.annotate.web.moment import (
     Sent,
     begin,
     give_up,
-    in_words,
     sheet_of,
     take_back,
     take_steps,
@@ -42,6 +41,7 @@ SKIP_REASONS = (
 SHOWN, RESTED = "eq_shown", "eq_rested"
 """Cookies: the item whose blurred responses are shown, or all; when a break was last suggested and seen."""
 DAY = 86400.0
+LONGEST_NOTE = 5000
 KEY_NAMES = {"Backspace": "⌫", "ArrowLeft": "←", "ArrowRight": "→"}
 SPEAKERS = {"system": "Instructions to the assistant", "user": "User", "assistant": "Assistant"}
 
@@ -76,18 +76,18 @@ async def undo(request: Request) -> Response:
 
 async def skip(request: Request) -> Response:
     """Give the item back for good."""
-    return await _page(request, await _ask(request, give_up, _item(request), _field(request, "reason")))
+    return await _page(request, await _ask(request, give_up, _item(request), pages.form_text(request, "reason")))
 
 
 async def note(request: Request) -> Response:
     """Keep a flag or a comment; the answers stay as they are."""
-    kind: queue.NoteKind = "flag" if request.url.path.endswith("flag") else "comment"
-    now, item, text = pages.now(request), _item(request), _field(request, "text")
+    kind: queue.NoteKind = "flag" if request.scope["path"].startswith("/label/flag") else "comment"
+    now, item, text = pages.now(request), _item(request), pages.form_text(request, "text", LONGEST_NOTE)
     message, name = "", request.state.person.name
     try:
         await pages.in_store(request, queue.add_note, name, item, kind, text, now)
     except StoreError as error:
-        message = in_words(error)
+        message = error.in_words()
     found = await _ask(request, begin, item)
     said = "" if message else f"{kind.capitalize()} kept."
     message = found.message or message
@@ -96,12 +96,13 @@ async def note(request: Request) -> Response:
 
 async def show_harmful(request: Request) -> Response:
     """Show the blurred responses of this item, or of all until the next break."""
-    much = "all" if _field(request, "much") == "all" else _item(request)
-    seconds = 60 * request.app.state.project.config.break_after_minutes
-    if much.isalnum():
+    moment = await _ask(request, begin, _item(request))
+    if moment.work and not moment.message:
+        much = "all" if _field(request, "much") == "all" else moment.work.item.id
+        seconds = 60 * request.app.state.project.config.break_after_minutes
         security.set_cookie(request, SHOWN, much, seconds)
         request.cookies[SHOWN] = much
-    return await _page(request, await _ask(request, begin, _item(request)), whole=True)
+    return await _page(request, moment, whole=True)
 
 
 async def rested(request: Request) -> Response:
@@ -149,7 +150,7 @@ async def _page(request: Request, moment: Moment, ask: int | None = None, *, who
     """The panel alone where the browser has the rest, or the whole screen."""
     part, work = request.headers.get("x-part"), moment.work
     if part is None and request.method == "POST" and not moment.message:
-        return pages.redirect(request, f"/label?item={work.item.id}" if work else "/label")
+        return pages.redirect(f"/label?item={work.item.id}" if work else "/label")
     context: dict[str, Any] = {"work": work, "said": moment.said, "message": moment.message, "is_blurred": False}
     if work:
         project = request.app.state.project

@@ -122,6 +122,5 @@ async def show_labellers(request: Request) -> Response:
         report=report,
         pairs=pairs,
         whom=whom,
-        kinds=reports.KINDS,
         question=question,
     )

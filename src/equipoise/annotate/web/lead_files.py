@@ -6,9 +6,12 @@ An upload is kept in the project's folder `uploads`, as imported labels name the
 import asyncio
 import hashlib
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +27,7 @@ from equipoise.annotate.config import ExportConfig
 from equipoise.annotate.store import journal
 from equipoise.annotate.web import pages
 from equipoise.config import validate
-from equipoise.errors import EquipoiseError
+from equipoise.errors import DataError, EquipoiseError, StoreError
 from equipoise.records import RequestKind
 
 if TYPE_CHECKING:
@@ -72,71 +75,94 @@ def render_files(request: Request, summaries: "Sequence[FileSummary]", problem: 
 
 async def import_uploads(request: Request) -> Response:
     """Import one or several uploaded files together, all or none."""
-    uploads = [one for one in request.state.form.getlist("file") if isinstance(one, UploadFile) and one.filename]
-    mapping = request.state.form.get("mapping")
+    form = request.state.form
+    files, mappings = (
+        [one for one in form.getlist(name) if isinstance(one, UploadFile) and one.filename]
+        for name in ("file", "mapping")
+    )
     kind = pages.form_text(request, "kind")
     if kind not in KINDS:
         raise HTTPException(400, f"There is no kind {kind!r}.")
-    if not 0 < len(uploads) <= MOST_FILES:
-        raise HTTPException(400, f"Choose 1 to {MOST_FILES} files.")
-    folder = request.app.state.path / UPLOADS
-    before = set(folder.glob("*")) if folder.exists() else set()
+    if not 0 < len(files) <= MOST_FILES or len(mappings) > 1:
+        raise HTTPException(400, f"Choose 1 to {MOST_FILES} files, and one mapping at most.")
+    sender, labels_as = request.state.person.name, pages.form_text(request, "labels_as", 60)
     try:
-        files = [await keep(folder, one) for one in uploads]
-        has_mapping = isinstance(mapping, UploadFile) and mapping.filename
-        names = await keep(folder, mapping) if has_mapping else None
         summaries = await asyncio.to_thread(
-            run_import,
+            keep_and_import,
             request.app.state.path,
             files,
-            names,
-            pages.form_text(request, "labels_as", 60),
+            mappings,
+            labels_as,
             KINDS[kind],
+            sender,
             pages.now(request),
         )
     except EquipoiseError as error:
-        for new in set(folder.glob("*")) - before:
-            shutil.rmtree(new)
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return render_files(request, [], words)
-    detail: dict[str, JsonValue] = {"files": [file.name for file in files]}
-    await pages.in_store(request, journal.record, request.state.person.name, "upload", detail, pages.now(request))
+        return render_files(request, [], error.in_words())
     return render_files(request, summaries)
 
 
-async def keep(folder: Path, upload: UploadFile) -> Path:
-    """Put an upload below `folder`: a folder named by its content, its own name as far as that is harmless."""
-    content = await upload.read()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(upload.filename or "").name).lstrip(".-")[-LONGEST_FILE_NAME:]
-    path = folder / hashlib.sha256(content).hexdigest()[:12] / (name or "file")
-
-    def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    await asyncio.to_thread(write)
-    return path
+@contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """A file that cannot be written, for a full disk or otherwise, as an error that the page shows."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Free space on the disk, then do it again." if error.errno == ENOSPC else ""
+        raise StoreError(what, why=error.strerror or "", fix=fix) from error
 
 
-def run_import(
+def keep_and_import(
     project: Path,
-    files: Sequence[Path],
-    mapping: Path | None,
+    files: Sequence[UploadFile],
+    mappings: Sequence[UploadFile],
     labels_as: str,
     kind: RequestKind | None,
+    sender: str,
     now: float,
 ) -> "list[FileSummary]":
-    """Import, with pandas and the like loaded only now."""
-    from equipoise.annotate.files.imports import import_files
+    """Import, with pandas and the like loaded only now; what is refused is not kept.
 
-    return import_files(project, files, mapping=mapping, labels_as=labels_as or None, kind=kind, now=now)
+    Raises:
+        EquipoiseError: See `import_files`; or the mapping names a file, which would be one of the server's.
+    """
+    from equipoise.annotate.files.imports import import_files
+    from equipoise.annotate.files.mapping import read_mapping
+
+    with ExitStack() as undo:
+        with in_words("The upload cannot be kept."):
+            paths = [keep(project / UPLOADS, one, undo) for one in files]
+            mapping = next((keep(project / UPLOADS, one, undo) for one in mappings), None)
+        if mapping and read_mapping(mapping).items:
+            raise DataError(
+                "An uploaded mapping cannot name a data file (`items`).",
+                fix="Import Potato's output on the command line.",
+            )
+        found = import_files(
+            project, paths, mapping=mapping, labels_as=labels_as or None, kind=kind, now=now, by=sender
+        )
+        undo.pop_all()
+    return found
+
+
+def keep(folder: Path, upload: UploadFile, undo: ExitStack) -> Path:
+    """Put an upload below `folder`: a folder named by its content, its own name as far as that is harmless."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(upload.filename or "").name).lstrip(".-")[-LONGEST_FILE_NAME:]
+    place = folder / hashlib.file_digest(upload.file, "sha256").hexdigest()[:12]  # type: ignore[arg-type]
+    if not place.exists():
+        place.mkdir(parents=True)
+        undo.callback(shutil.rmtree, place)
+    upload.file.seek(0)
+    with (place / (name or "file")).open("wb") as file:
+        shutil.copyfileobj(upload.file, file)
+    return place / (name or "file")
 
 
 async def export(request: Request) -> Response:
     """The export as one archive, made for this download and removed after it."""
     choices: dict[str, object] = {name: pages.form_text(request, name) for name in OPTIONS}
     choices["names"] = bool(pages.form_text(request, "names"))
-    folder = Path(tempfile.mkdtemp(prefix="equipoise-export-"))
+    folder = Path(tempfile.gettempdir()) / f"equipoise-export-{secrets.token_hex(8)}"
     clean = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
     try:
         config = validate(
@@ -147,8 +173,7 @@ async def export(request: Request) -> Response:
         archive = await asyncio.to_thread(run_export, config, folder)
     except EquipoiseError as error:
         await clean()
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return render_files(request, [], words)
+        return render_files(request, [], error.in_words())
     detail: dict[str, JsonValue] = {"names": bool(choices["names"])}
     await pages.in_store(request, journal.record, request.state.person.name, "export", detail, pages.now(request))
     return FileResponse(archive, filename="labels.zip", background=clean)
@@ -158,4 +183,6 @@ def run_export(config: ExportConfig, folder: Path) -> Path:
     """Export and pack, with pandas and the like loaded only now."""
     from equipoise.annotate.files.export import export as write_export
 
-    return Path(shutil.make_archive(str(folder / "labels"), "zip", write_export(config)))
+    with in_words("The export cannot be written."):
+        folder.mkdir(mode=0o700)
+        return Path(shutil.make_archive(str(folder / "labels"), "zip", write_export(config)))

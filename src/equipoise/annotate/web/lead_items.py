@@ -13,6 +13,7 @@ from starlette.routing import Route
 from equipoise.annotate.labels import RANK_QUESTIONS, Draft, Item, RankQuestion
 from equipoise.annotate.store import overview, rulings
 from equipoise.annotate.store.core import Store
+from equipoise.annotate.store.history import answers
 from equipoise.annotate.web import pages, reports
 from equipoise.annotate.web.rendering import render_text
 from equipoise.errors import StoreError
@@ -112,6 +113,7 @@ async def render_item(request: Request, problem: str) -> Response:
         request,
         "lead_item.html",
         400 if problem else 200,
+        problem=problem,
         detail=detail,
         turns=[(message.role, render_text(message.content)) for message in detail.item.prompt.messages],
         responses=[render_text(response) for response in detail.item.responses],
@@ -119,8 +121,7 @@ async def render_item(request: Request, problem: str) -> Response:
         overlap=project.config.overlap,
         taxonomy=project.taxonomy,
         labels={category.name: category.label for category in project.taxonomy.categories},
-        problem=problem,
-        questions=[question for question in RANK_QUESTIONS if question in detail.item.questions],
+        questions=detail.item.rank_questions,
     )
 
 
@@ -130,7 +131,7 @@ async def save_gold(request: Request) -> Response:
     if pages.form_text(request, "remove"):
         name, now = request.state.person.name, pages.now(request)
         await pages.in_store(request, rulings.unset_gold, item, name, now)
-        return pages.redirect(request, f"/lead/item/{item}#gold")
+        return pages.redirect(f"/lead/item/{item}#gold")
     return await save_answers(request, rulings.set_gold, f"/lead/item/{item}#gold")
 
 
@@ -141,13 +142,13 @@ async def save_ruling(request: Request) -> Response:
 
 async def save_answers(request: Request, keep: Callable[..., None], following: str) -> Response:
     """Keep the answers in the form and go on, or show the item again with what is wrong with them."""
-    item = await pages.in_store(request, rulings.find_item, request.path_params["item"])
+    item = await pages.in_store(request, Store.item, request.path_params["item"])
     name, now = request.state.person.name, pages.now(request)
     try:
         await pages.in_store(request, keep, item.id, read_answers(request, item), name, now)
     except StoreError as error:
-        return await render_item(request, " ".join(part for part in (error.what, error.why, error.fix) if part))
-    return pages.redirect(request, following)
+        return await render_item(request, error.in_words())
+    return pages.redirect(following)
 
 
 def read_answers(request: Request, item: Item) -> Draft:
@@ -219,11 +220,10 @@ def score_gold(store: Store) -> tuple[dict[str, Draft], dict[str, tuple[int, int
     """The gold items' answers, and labeller → right answers, known answers, gold items."""
     gold = rulings.gold_answers(store)
     scores: dict[str, tuple[int, int, int]] = {}
-    for item, by_name in overview.answers_to(store, list(gold)).items():
-        for name, given in by_name.items():
-            right, asked = overview.count_right(gold[item], given)
-            old = scores.get(name, (0, 0, 0))
-            scores[name] = (old[0] + right, old[1] + asked, old[2] + 1)
+    for (item, name), given in answers(store, list(gold)).items():
+        right, asked = overview.count_right(gold[item], given)
+        old = scores.get(name, (0, 0, 0))
+        scores[name] = (old[0] + right, old[1] + asked, old[2] + 1)
     return gold, scores
 
 

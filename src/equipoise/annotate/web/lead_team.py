@@ -88,10 +88,10 @@ async def change_person(request: Request) -> Response:
     elif action == "erase":
         if pages.form_text(request, "confirm") != name:
             raise HTTPException(400, "To erase a name, type it once more.")
-        await pages.in_store(request, people.erase_person, name, now)
+        await pages.in_store(request, people.erase_person, name, now, by=by)
     else:
         raise HTTPException(400, f"There is no action {action!r}.")
-    return pages.redirect(request, "/lead/people")
+    return pages.redirect("/lead/people")
 
 
 async def show_guideline(request: Request) -> Response:
@@ -122,7 +122,7 @@ async def save_guideline(request: Request) -> Response:
     if began_with != str(latest.version):
         raise HTTPException(409, f"Version {latest.version} was saved meanwhile: reload and merge your changes.")
     await pages.in_store(request, project.save_guideline, text, request.state.person.name, pages.now(request))
-    return pages.redirect(request, "/lead/guideline")
+    return pages.redirect("/lead/guideline")
 
 
 async def show_audit(request: Request) -> Response:

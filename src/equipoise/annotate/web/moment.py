@@ -11,11 +11,13 @@ from equipoise.annotate.labels import Draft
 from equipoise.annotate.store import queue
 from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.project import Project
-from equipoise.annotate.web.answers import Sheet, labels_of, next_ask, read_steps, steps_of
+from equipoise.annotate.web.answers import Sheet, draft_of, labels_of, next_ask, read_steps, steps_of
 from equipoise.errors import StoreError
 
 UNASKED = ("category", "severity", "unsafe")
 """Steps that never send an item by themselves, as categories may follow."""
+MOST_STEPS = 1000
+"""On one item; the longest way through six responses and fifty categories takes fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def begin(store: Store, project: Project, labeller: str, item: str, now: float) 
         try:
             return _in_hand(project, queue.open_item(store, labeller, item, now))
         except StoreError as error:
-            message = in_words(error)
+            message = error.in_words()
     work = queue.take_item(store, labeller, now)
     found = _in_hand(project, work) if work else Moment(None)
     return Moment(found.work, found.steps, message=message, status=409 if message else 200)
@@ -80,21 +82,23 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
     if found.work is None or found.message:
         return found
     if sent.at != len(found.steps):
-        message = "This item was changed meanwhile, perhaps in another tab. This is how it stands now."
-        return Moment(found.work, found.steps, message=message, status=409)
+        return _behind(found)
     if sent.blur.hides(found.work):
         message = "The responses are still blurred. Show them before you judge them, or skip the item."
         return Moment(found.work, found.steps, message=message, status=400)
     sheet, steps = sheet_of(project, found.work), (*found.steps, *sent.steps)
+    if not (sent.steps or sent.is_final) or len(steps) > MOST_STEPS:
+        words = f"More than {MOST_STEPS} steps on one item: undo some, or skip it." if sent.steps else "No answer."
+        return Moment(found.work, found.steps, message=words, status=400)
     try:
         answers = read_steps(sheet, steps)
-        is_due = sent.is_final or (sent.sends_itself and steps[-1].split()[0] not in UNASKED)
-        if sent.is_final or (is_due and next_ask(sheet, answers) is None):
+        is_complete = next_ask(sheet, answers) is None
+        if sent.is_final or (is_complete and sent.sends_itself and _can_send(steps)):
             labels = labels_of(sheet, answers, item, labeller, found.work.shown)
         else:
             labels = None
     except StoreError as error:
-        return Moment(found.work, found.steps, message=in_words(error), status=400)
+        return Moment(found.work, found.steps, message=error.in_words(), status=400)
     try:
         if labels is None:
             queue.save_draft(store, labeller, item, _draft(found.work, sheet, steps), now)
@@ -102,7 +106,7 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
         queue.submit(store, labeller, item, labels, now)
     except StoreError as error:
         following = begin(store, project, labeller, "", now)
-        return Moment(following.work, following.steps, message=in_words(error), status=409)
+        return Moment(following.work, following.steps, message=error.in_words(), status=409)
     following = begin(store, project, labeller, "", now)
     return Moment(following.work, following.steps, said="Saved. Undo takes it back.")
 
@@ -110,9 +114,11 @@ def take_steps(store: Store, project: Project, labeller: str, item: str, sent: S
 def take_back(store: Store, project: Project, labeller: str, item: str, sent: Sent, now: float) -> Moment:
     """Forget the last step; before the first one, open the item finished last without the step that sent it."""
     found = begin(store, project, labeller, item, now) if item else Moment(None)
-    if found.message or (found.work and found.steps and sent.at != len(found.steps)):
-        return take_steps(store, project, labeller, item, sent, now)
+    if found.message:
+        return found
     if found.work and found.steps:
+        if sent.at != len(found.steps):
+            return _behind(found)
         kept = found.steps[:-1]
         queue.save_draft(store, labeller, item, _draft(found.work, sheet_of(project, found.work), kept), now)
         return Moment(found.work, kept, said="Undone.")
@@ -120,9 +126,12 @@ def take_back(store: Store, project: Project, labeller: str, item: str, sent: Se
     if earlier is None:
         still = begin(store, project, labeller, item, now)
         return Moment(still.work, still.steps, said="There is nothing to undo.")
-    opened = _in_hand(project, earlier)
-    steps = opened.steps[:-1] if sent.sends_itself else opened.steps
-    queue.save_draft(store, labeller, earlier.item.id, _draft(earlier, sheet_of(project, earlier), steps), now)
+    steps = _in_hand(project, earlier).steps
+    if not earlier.is_reopened:
+        return Moment(earlier, steps, said="The skipped item is back.")
+    if sent.sends_itself and _can_send(steps):
+        steps = steps[:-1]
+        queue.save_draft(store, labeller, earlier.item.id, _draft(earlier, sheet_of(project, earlier), steps), now)
     return Moment(earlier, steps, said="Taken back. Its labels hold until you send others.")
 
 
@@ -132,15 +141,19 @@ def give_up(store: Store, project: Project, labeller: str, item: str, reason: st
         queue.skip(store, labeller, item, reason, now)
     except StoreError as error:
         found = begin(store, project, labeller, item, now)
-        return Moment(found.work, found.steps, message=in_words(error), status=400)
+        return Moment(found.work, found.steps, message=error.in_words(), status=400)
     following = begin(store, project, labeller, "", now)
     return Moment(following.work, following.steps, said="Skipped. Undo brings it back.")
 
 
-def in_words(error: StoreError) -> str:
-    """An error as a labeller reads it; where it happened is left out."""
-    why = f"{error.why[:1].upper()}{error.why[1:].rstrip('.')}." if error.why else ""
-    return " ".join(part for part in (error.what, why, error.fix) if part)
+def _behind(found: Moment) -> Moment:
+    message = "This item was changed meanwhile, perhaps in another tab. This is how it stands now."
+    return Moment(found.work, found.steps, message=message, status=409)
+
+
+def _can_send(steps: Sequence[str]) -> bool:
+    """Whether the last of the steps sends a complete item by itself."""
+    return bool(steps) and steps[-1].split()[0] not in UNASKED
 
 
 def _in_hand(project: Project, work: queue.Work) -> Moment:
@@ -157,6 +170,5 @@ def _in_hand(project: Project, work: queue.Work) -> Moment:
 
 
 def _draft(work: queue.Work, sheet: Sheet, steps: Sequence[str]) -> Draft:
-    answers = read_steps(sheet, steps)
-    verdicts = {work.shown[at]: verdict for at, verdict in enumerate(answers.verdicts) if verdict}
-    return Draft(verdicts=verdicts, screen={"steps": list(steps)})
+    answers = draft_of(sheet, read_steps(sheet, steps), work.shown)
+    return answers.model_copy(update={"screen": {"steps": list(steps)}})

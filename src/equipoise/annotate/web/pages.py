@@ -4,7 +4,6 @@ No page of its own but the one that shows an error.
 """
 
 import asyncio
-import html
 import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +133,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     state = request.app.state
     page = state.templates.get_template(template).render(
         request=request,
-        path=request.url.path,
+        path=request.scope["path"],
         person=getattr(request.state, "person", None),
         csrf=getattr(request.state, "csrf", ""),
         project=state.project,
@@ -164,18 +163,13 @@ async def in_reports(
     return await desk.ask("reports", function, *args, **kwargs)
 
 
-def redirect(request: Request, path: str) -> Response:
-    """Send the browser to another page of ours, also when htmx asked."""
-    if request.headers.get("hx-request"):
-        return Response(status_code=204, headers={"HX-Redirect": path})
+def redirect(path: str) -> Response:
+    """Send the browser to another page of ours."""
     return RedirectResponse(path, 303)
 
 
 def show_error(request: Request, status: int, title: str, detail: str = "", fix: str = "") -> Response:
-    """An error in words, as a page, or as a fragment for htmx."""
-    if request.headers.get("hx-request"):
-        words = " ".join(html.escape(part) for part in (title, detail, fix) if part)
-        return HTMLResponse(f'<p class="error" role="alert">{words}</p>', status)
+    """An error in words, as a page."""
     return render(request, "error.html", status, heading=title, detail=detail, fix=fix)
 
 
@@ -196,7 +190,7 @@ async def show_refusal(request: Request, error: Exception) -> Response:
 
 async def show_failure(request: Request, error: Exception) -> Response:
     """The page of a mistake of ours: no details for whoever asked, all of them in the log."""
-    logging.getLogger(LOG).error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logging.getLogger(LOG).error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return show_error(
         request, 500, "Something went wrong on the server.", fix="Reload the page, or tell your lead."
     )

@@ -84,7 +84,7 @@ def category_keys(taxonomy: Taxonomy) -> dict[str, str]:
     shifted = [chr(code) for code in range(ord("A"), ord("Z") + 1) if chr(code) not in RESERVED_WITH_SHIFT]
     words = {one.name: one.label.lower().replace("-", " ").split() for one in taxonomy.categories}
     wishes = (
-        lambda name: words[name][0][0],
+        lambda name: "".join(words[name])[:1],
         lambda name: "".join(word[0] for word in words[name]),
         lambda name: "".join(words[name]),
         lambda _: [*free, *shifted],

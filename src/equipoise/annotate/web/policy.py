@@ -19,6 +19,8 @@ from equipoise.records import Message
 NO_TOKEN = "none"
 """What the client sends as bearer token where none is set: it insists on one, and must not take OpenAI's own."""
 RETRIES = 1
+MOST_TIMEOUTS = 2 * (1 + RETRIES)
+"""An answer and its scores, each tried so often, are given up after so many times the timeout."""
 AT_ONCE = 8
 """Questions under way at the same time, of all people together."""
 
@@ -43,12 +45,15 @@ class Policy:
         Raises:
             EndpointError: An endpoint cannot be reached, refuses, or answers something else.
         """
-        async with self.gate:
-            answer = await self._answer(messages)
-            reward, cost = await asyncio.gather(
-                self._score(self.settings.reward, messages, answer),
-                self._score(self.settings.cost, messages, answer),
-            )
+        try:  # the client's own timeout is one for each piece of an answer
+            async with self.gate, asyncio.timeout(MOST_TIMEOUTS * self.settings.timeout):
+                answer = await self._answer(messages)
+                reward, cost = await asyncio.gather(
+                    self._score(self.settings.reward, messages, answer),
+                    self._score(self.settings.cost, messages, answer),
+                )
+        except TimeoutError as error:
+            raise _failure("The policy did not answer in time.", str(self.settings.url), error) from error
         return Turn(role="assistant", content=answer, reward=reward, cost=cost)
 
     async def close(self) -> None:

@@ -53,7 +53,7 @@ async def begin(request: Request) -> Response:
         raise HTTPException(404, "No policy is served here.")
     name = request.state.person.name
     number = await pages.in_store(request, chats.start_chat, name, settings.model, pages.now(request))
-    return pages.redirect(request, f"/redteam/{number}")
+    return pages.redirect(f"/redteam/{number}")
 
 
 async def show_chat(request: Request) -> Response:
@@ -64,13 +64,7 @@ async def show_chat(request: Request) -> Response:
 async def render_chat(request: Request, question: str = "", problem: str = "") -> Response:
     """The page of a conversation; `question` is what got no answer, `problem` why."""
     person, number = request.state.person, request.path_params["number"]
-    if person.role == "lead":
-        everybody = await pages.in_reports(request, chats.chats)
-        found = next((one for one in everybody if one.number == number), None)
-        if found is None:
-            raise HTTPException(404)
-    else:
-        found = await pages.in_store(request, chats.chat, person.name, number)
+    found = await pages.in_store(request, chats.chat, None if person.role == "lead" else person.name, number)
     return pages.render(
         request,
         "redteam_chat.html",
@@ -103,11 +97,10 @@ async def say(request: Request) -> Response:
         answer = await open_once(request).ask((*found.turns, asked))
         await pages.in_store(request, chats.add_turns, name, number, (asked, answer), pages.now(request))
     except EndpointError as error:
-        words = " ".join(part for part in (error.what, error.why, error.fix) if part)
-        return await render_chat(request, question, words)
+        return await render_chat(request, question, error.in_words())
     finally:
         busy.discard(number)
-    return pages.redirect(request, f"/redteam/{number}#next")
+    return pages.redirect(f"/redteam/{number}#next")
 
 
 def open_once(request: Request) -> "Policy":
@@ -132,7 +125,7 @@ async def mark(request: Request) -> Response:
     number, name, now = request.path_params["number"], request.state.person.name, pages.now(request)
     if pages.form_text(request, "remove"):
         await pages.in_store(request, chats.mark_hit, name, number, None, now)
-        return pages.redirect(request, f"/redteam/{number}")
+        return pages.redirect(f"/redteam/{number}")
     turn, severity = pages.form_text(request, "turn"), pages.form_text(request, "severity")
     if turn not in map(str, range(1, MOST_TURNS, 2)) or severity not in ("", *"0123"):
         raise HTTPException(400, "The form holds a value that it does not offer.")
@@ -143,7 +136,7 @@ async def mark(request: Request) -> Response:
         comment=pages.form_text(request, "comment"),
     )
     await pages.in_store(request, chats.mark_hit, name, number, hit, now)
-    return pages.redirect(request, f"/redteam/{number}#turn-{turn}")
+    return pages.redirect(f"/redteam/{number}#turn-{turn}")
 
 
 async def download_hits(request: Request) -> Response:
@@ -155,10 +148,7 @@ async def download_hits(request: Request) -> Response:
 async def download_prompts(request: Request) -> Response:
     """What led to each hit, as prompts that the stages read; the same prompt once."""
     found = await pages.in_reports(request, chats.chats, only_hits=True)
-    prompts = [one.prompt(f"red team, {one.policy}") for one in reversed(found)]
-    return json_lines(
-        "prompts.jsonl", [one.model_dump_json() for one in {one.id: one for one in prompts}.values()]
-    )
+    return json_lines("prompts.jsonl", [one.model_dump_json() for one in chats.prompts_of(found[::-1])])
 
 
 def json_lines(name: str, lines: Sequence[str]) -> Response:

@@ -97,7 +97,7 @@ def _open_link(*_: object) -> str:
 
 
 def _close_link(_renderer: RendererHTML, tokens: Sequence[Token], idx: int, *_: object) -> str:
-    start = max(i for i in range(idx) if tokens[i].type == "link_open")  # links do not nest
+    start = next(i for i in reversed(range(idx)) if tokens[i].type == "link_open")  # links do not nest
     address, inside = str(tokens[start].attrGet("href") or ""), tokens[start + 1 : idx]
     is_bare = tokens[start].markup == "autolink" or "".join(token.content for token in inside) == address
     return "</span>" if is_bare else f'</span> <span class="address">({escape(address)})</span>'

@@ -14,7 +14,7 @@ from equipoise.annotate.store.core import LabellerKind, Store
 if TYPE_CHECKING:
     from equipoise.annotate.aggregate import Resolved
     from equipoise.annotate.agreement import Agreement, AgreementQuestion
-    from equipoise.annotate.ballots import Ballots, PairKey, ResponseKey
+    from equipoise.annotate.ballots import Ballots
 
 Whom = Literal["people", "people and judges", "everybody"]
 KINDS: dict[Whom, tuple[LabellerKind, ...]] = {
@@ -143,32 +143,28 @@ def behind(report: Report, question: str, labellers: tuple[str, ...], *, dispute
 
 
 def unsettled(report: Report) -> dict[str, list[str]]:
-    """Item → the questions on which its votes give no answer and no lead has ruled.
+    """Item → the questions on which its labellers disagree without a majority and no lead has ruled.
 
-    A tie that most labellers gave is an answer: there is no disagreement to settle.
+    A pair that everybody calls a tie is no disagreement; on refusals, whose labels come from files, nobody rules.
     """
-    from equipoise.annotate.ballots import PairKey
+    from equipoise.annotate.ballots import PairKey, ResponseKey
 
     ballots, found = report.ballots, dict[str, list[str]]()
-    keys: dict[tuple[str, ...], list[ResponseKey | PairKey]] = {}
-    for key in ballots.items:
-        texts = (key.first, key.second) if isinstance(key, PairKey) else (key.text,)
-        keys.setdefault((key.prompt, *texts), []).append(key)
     for one in report.resolved.unresolved:
-        for key in keys[one.prompt.id, *one.responses]:
-            agreed = isinstance(key, PairKey) and _is_tie(report, one.question, key)
-            for item in () if agreed else ballots.items[key]:
-                questions = found.setdefault(item, [])
-                if one.question not in questions:
-                    questions.append(one.question)
+        key: PairKey | ResponseKey
+        if one.question in ("helpfulness", "harmlessness"):
+            key = PairKey(one.prompt.id, one.responses[0], one.responses[1], one.repeat)
+            if not any(ballots.rankings[one.question][key].values()):
+                continue
+        elif one.question == "refusal":
+            continue
+        else:
+            key = ResponseKey(one.prompt.id, one.responses[0], one.repeat)
+        for item in ballots.items[key]:
+            questions = found.setdefault(item, [])
+            if one.question not in questions:
+                questions.append(one.question)
     return found
-
-
-def _is_tie(report: Report, question: str, pair: "PairKey") -> bool:
-    """Whether more than half of the labellers see no difference."""
-    from equipoise.annotate.consensus import most_voted
-
-    return most_voted(_votes(report, question)[pair].values()) == 0
 
 
 def _votes(report: Report, question: str) -> Mapping[Any, Mapping[str, int]]:

@@ -1,9 +1,11 @@
 """Who may do what: sessions, roles, forged forms, floods, headers. All of it runs before a page's own code.
 
 Default is no: a path that is not listed as open needs a signed-in person, one below `/lead` a lead, and every
-request that changes something the session's CSRF token. How one signs in is in `signin`.
+request that changes something the session's CSRF token. What decides is the path that routing sees, never a URL
+put together with the Host header, which whoever asks has written. How one signs in is in `signin`.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -14,7 +16,7 @@ from pathlib import Path
 from starlette.datastructures import FormData, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,6 +41,9 @@ LEAD_PATHS = "/lead"
 UPLOAD_PATH = "/lead/import"
 FORM_BYTES = 2**20
 UPLOAD_BYTES = 2**28
+FORM_SECONDS = 30.0
+UPLOAD_SECONDS = 600.0
+"""Within which a body has to arrive: a sender that never ends holds no place for ever."""
 READING = ("GET", "HEAD")
 
 SIGNIN_WINDOW = 600.0
@@ -107,8 +112,9 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers["cache-control"] = "no-cache" if is_static else "no-store"
+                add_headers(headers)
+                if is_static:
+                    headers["cache-control"] = "no-cache"
                 for cookie in getattr(request.state, "cookies", []):
                     headers.append("set-cookie", cookie)
             await send(message)
@@ -116,7 +122,11 @@ class Guard:
         if is_static:
             await self.app(scope, receive, send_guarded)
             return
-        await open_session(request)
+        try:
+            await open_session(request)
+        except StoreError as error:  # not inside the part that shows refusals
+            await (await pages.show_refusal(request, error))(scope, receive, send_guarded)
+            return
         person = request.state.person
         is_upload = person and person.role == "lead" and scope["path"] == UPLOAD_PATH
         await (self.large if is_upload else self.small)(scope, receive, send_guarded)
@@ -129,15 +139,46 @@ class Guard:
             await (refusal or self.app)(scope, receive, send)
             return
         try:
-            form = await request.form()
-        except HTTPException as error:  # broken, or too large
+            form = await read_form(request)
+        except HTTPException as error:  # broken, too large or too slow
             await (await pages.show_http_error(request, error))(scope, receive, send)
+            return
+        except ClientDisconnect:  # nobody is left to be answered
             return
         request.state.form = form
         try:
             await (refuse_forged(request, form) or self.app)(scope, receive, send)
         finally:
             await form.close()  # uploads lie in temporary files
+
+
+def add_headers(headers: MutableHeaders) -> None:
+    """What every answer says to the browser, errors included."""
+    headers.update({**HEADERS, "cache-control": "no-store"})
+
+
+async def show_failure(request: Request, error: Exception) -> Response:
+    """The page of a mistake of ours: it is shown outside the guard, and guarded all the same."""
+    response = await pages.show_failure(request, error)
+    add_headers(response.headers)
+    return response
+
+
+async def read_form(request: Request) -> FormData:
+    """The form that was sent.
+
+    Raises:
+        HTTPException: It is broken or too large (400, 413), comes too slowly (408), or the disk is full (507).
+        ClientDisconnect: Its sender went away.
+    """
+    is_upload = request.scope["path"] == UPLOAD_PATH
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS if is_upload else FORM_SECONDS):
+            return await request.form()
+    except TimeoutError:
+        raise HTTPException(408, "The form did not arrive in time.") from None
+    except OSError as error:  # a large upload is kept in a temporary file
+        raise HTTPException(507, f"The upload cannot be kept: {error.strerror}.") from error
 
 
 async def open_session(request: Request) -> None:
@@ -147,11 +188,11 @@ async def open_session(request: Request) -> None:
     session = await pages.in_store(request, people.session, token, now) if token else None
     name = proxied_name(request)
     if name is not None and (session is None or session.person.name != name):
-        try:
-            token = await pages.in_store(request, people.start_session, name, now)
-        except StoreError:  # the proxy knows somebody who was not invited
+        known = await pages.in_store(request, people.person, name)
+        if known is None or not known.is_active:  # the proxy knows somebody who was not invited
             request.state.stranger, session = name, None
         else:
+            token = await pages.in_store(request, people.start_session, name, now)
             session = await pages.in_store(request, people.session, token, now)
             set_session_cookie(request, token)
     request.state.person = session.person if session else None
@@ -174,7 +215,13 @@ def proxied_name(request: Request) -> str | None:
     if not is_from_proxy(request):
         return None
     values = request.headers.getlist(request.app.state.settings.behind_proxy)
-    return values[0].strip() or None if len(values) == 1 else None
+    if len(values) != 1:
+        return None
+    try:
+        name = values[0].encode("latin-1").decode("utf-8")  # headers are bytes, read as Latin-1 by the server
+    except UnicodeDecodeError:
+        name = values[0]
+    return people.normal_name(name) or None
 
 
 def address(request: Request) -> str:
@@ -215,14 +262,14 @@ def visitor_csrf(request: Request) -> str:
     if len(known) == 43 and known.replace("-", "").replace("_", "").isalnum():
         return known
     token = secrets.token_urlsafe(32)
-    if request.url.path.startswith(OPEN_PATHS):
+    if request.scope["path"].startswith(OPEN_PATHS):
         set_cookie(request, name, token, 3600)
     return token
 
 
 def refuse_by_role(request: Request) -> Response | None:
     """Nobody signed in, or not the role that the path asks for."""
-    path, person = request.url.path, request.state.person
+    path, person = request.scope["path"], request.state.person
     if path.startswith(OPEN_PATHS):
         return None
     if person is None:
@@ -231,8 +278,8 @@ def refuse_by_role(request: Request) -> Response | None:
             return pages.show_error(
                 request, 403, f"You are signed in as {stranger}, who is not in this project.", "", fix
             )
-        return pages.redirect(request, "/signin")
-    if (path == LEAD_PATHS or path.startswith(f"{LEAD_PATHS}/")) and person.role != "lead":
+        return pages.redirect("/signin")
+    if path.startswith(LEAD_PATHS) and person.role != "lead":  # a route's `$` lets a line end follow
         return pages.show_error(request, 403, "This page is for leads.")
     return None
 

@@ -1,12 +1,16 @@
 """Command `annotate serve`: the web app on one address, and how the first lead gets in."""
 
+import asyncio
 import errno
 import ipaddress
 import os
 import socket
 from pathlib import Path
+from typing import cast
 
 import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from equipoise.annotate.store import journal, people
 from equipoise.annotate.store.project import open_project
@@ -16,6 +20,35 @@ from equipoise.errors import ConfigError
 
 FIRST_LEAD = "lead"
 EVERYWHERE = ("0.0.0.0", "::")
+MOST_CONNECTIONS = 500
+"""More are answered 503: below the number of files that a process may have open on most systems, 1024."""
+HEAD_SECONDS = 20.0
+"""Within which a connection has to begin a request. Bodies have times of their own in `security`."""
+HEAD_BYTES = 2**16
+
+
+class Connection(H11Protocol):
+    """One connection; closes when no request has begun for a while, as uvicorn itself would wait for ever."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._waiting.cancel()
+        super().connection_lost(exc)
+
+    def _wait_for_request(self) -> None:
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self._give_up, self.cycle)
+
+    def _give_up(self, last: RequestResponseCycle | None) -> None:
+        """Close if nothing has begun since `last`, and that has been answered; wait again otherwise."""
+        if self.cycle is last and (last is None or last.response_complete):
+            self.transport.close()
+        else:
+            self._wait_for_request()
 
 
 def serve(project: Path, settings: ServeConfig, now: float) -> None:
@@ -38,16 +71,25 @@ def serve(project: Path, settings: ServeConfig, now: float) -> None:
         print("Other machines reach it unencrypted: see `Several machines` in docs/annotation.md.", flush=True)
     if link := first_link(project, url, now):
         print(f"First lead: open {link}  (works once)", flush=True)
+    with listener:
+        make_server(build_app(project, settings)).run(sockets=[listener])
+
+
+def make_server(app: Starlette) -> uvicorn.Server:
+    """The server with its limits: HTTP/1.1 alone, and nobody keeps a connection by saying nothing."""
     config = uvicorn.Config(
-        build_app(project, settings),
+        app,
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        limit_concurrency=MOST_CONNECTIONS,
         log_level="warning",
         access_log=False,
         proxy_headers=False,  # `security` decides whose forwarded headers count
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -86,12 +128,9 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def first_link(project: Path, url: str, now: float) -> str:
-    """A one-time link for the first lead; empty where somebody has come in as one, or was invited by name.
-
-    Whoever was invited holds a link already, and a new one would end it.
-    """
+    """A one-time link for the first lead, until they have come in; empty where others were invited as leads."""
     with open_project(project) as store:
         leads = {person.name for person in people.people(store) if person.role == "lead" and person.is_active}
-        if leads - {FIRST_LEAD} or (leads and journal.entries(store, limit=1, who=FIRST_LEAD, what="join")):
+        if leads - {FIRST_LEAD} or journal.entries(store, limit=1, who=FIRST_LEAD, what="join"):
             return ""
         return f"{url}/join/{people.invite(store, FIRST_LEAD, 'lead', now)}"

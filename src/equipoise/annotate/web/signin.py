@@ -27,15 +27,14 @@ def routes() -> Sequence[Route]:
 
 async def show_signin(request: Request) -> Response:
     """Name and password."""
-    return (
-        pages.redirect(request, "/") if request.state.person else pages.render(request, "signin.html", problem="")
-    )
+    return pages.redirect("/") if request.state.person else pages.render(request, "signin.html", problem="")
 
 
 async def sign_in(request: Request) -> Response:
     """Check name and password; too many failures of one account or from one address are refused for a while."""
     form, now = request.state.form, pages.now(request)
-    name, password = (str(form.get(field, "")) for field in ("name", "password"))
+    name = people.normal_name(pages.form_text(request, "name", people.LONGEST_NAME))
+    password = str(form.get("password", ""))
     limits, address = request.app.state.limits, security.address(request)
     if wait := max(limits.account.wait(name, now), limits.address.wait(address, now)):
         return security.too_many(request, wait)
@@ -65,9 +64,7 @@ async def accept_invite(request: Request) -> Response:
         try:
             hashed = await request.app.state.desk.hash(people.hash_password, password)
         except StoreError as error:
-            return await render_invite(
-                request, " ".join(part for part in (error.what, error.why, error.fix) if part)
-            )
+            return await render_invite(request, error.in_words())
     person = await pages.in_store(request, people.accept_invite, token, hashed, now)
     return await enter(request, person.name)
 
@@ -88,11 +85,11 @@ async def enter(request: Request, name: str) -> Response:
         await pages.in_store(request, people.end_session, request.state.session_token)
     token = await pages.in_store(request, people.start_session, name, pages.now(request))
     security.set_session_cookie(request, token)
-    return pages.redirect(request, "/")
+    return pages.redirect("/")
 
 
 async def sign_out(request: Request) -> Response:
     """End the session on the server and in the browser."""
     await pages.in_store(request, people.end_session, request.state.session_token)
     security.set_session_cookie(request, "")
-    return pages.redirect(request, "/signin")
+    return pages.redirect("/signin")
