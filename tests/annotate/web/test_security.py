@@ -1,5 +1,6 @@
 """Attacks on the web app over HTTP, each as somebody would try it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_every_page_but_signing_in_asks_who_it_is(site: Site) -> None:
 @pytest.mark.parametrize("path", LEAD_PAGES)
 def test_a_labeller_sees_no_page_of_the_leads(site: Site, path: str) -> None:
     refused = site.browser("Ann").get(path)
-    assert refused.status_code == 403 and "Bob" not in refused.text
+    assert refused.status_code == 403 and not re.search(r"\bBob\b", refused.text)  # a token may hold these letters
     assert site.browser("Lena").get("/lead/people").status_code == 200
 
 
