@@ -1,5 +1,6 @@
 """More attacks over HTTP: what belongs to others, impossible forms, strange requests, names."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def test_no_spelling_of_a_path_lets_a_labeller_in_with_the_leads(site: Site, pat
     assert site.browser("Ann").get(path).status_code == 403
     assert site.browser().get(path).headers["location"] == "/signin"
     for other in ("//lead/people", "/./lead/people", "/label/../lead/people", "/LEAD/people", "/lead;/people"):
-        assert "Bob" not in site.browser("Ann").get(other).text
+        assert not re.search(r"\bBob\b", site.browser("Ann").get(other).text)
 
 
 @pytest.mark.parametrize("method", ("OPTIONS", "TRACE", "PUT", "DELETE", "PATCH", "PROPFIND", "x" * 500))

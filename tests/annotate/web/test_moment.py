@@ -24,16 +24,6 @@ def sent(at: int, *steps: str, is_final: bool = False) -> Sent:
     return Sent(at=at, steps=steps, is_final=is_final, sends_itself=True, blur=Blur("never", ""))
 
 
-def test_a_form_without_a_step_changes_nothing(site: Site) -> None:
-    ann = site.browser("Ann")
-    ann.get("/label")
-    with site.store() as store:
-        work = queue.take_item(store, "Ann", NOW)
-    assert work is not None
-    response = ann.submit("/label", "/label", item=work.item.id, at="0")
-    assert response.status_code == 303 and response.headers["location"] == f"/label?item={work.item.id}"
-
-
 def test_undo_takes_back_only_the_step_that_sent_the_item(site: Site) -> None:
     alone = Item(prompt=Prompt.from_text("third"), responses=("one",), questions=("safety",))
     with site.store() as store:

@@ -1,5 +1,6 @@
 """Attacks on the web app over HTTP, each as somebody would try it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_every_page_but_signing_in_asks_who_it_is(site: Site) -> None:
 @pytest.mark.parametrize("path", LEAD_PAGES)
 def test_a_labeller_sees_no_page_of_the_leads(site: Site, path: str) -> None:
     refused = site.browser("Ann").get(path)
-    assert refused.status_code == 403 and "Bob" not in refused.text
+    assert refused.status_code == 403 and not re.search(r"\bBob\b", refused.text)  # a token may hold these letters
     assert site.browser("Lena").get("/lead/people").status_code == 200
 
 
@@ -273,7 +274,7 @@ def test_a_labeller_reads_no_other_labellers_name_or_label(own_site: Site) -> No
     ann = own_site.browser("Ann")
     for path in ("/label", "/redteam", "/", f"/lead/item/{item}", "/nowhere"):
         text = ann.get(path).text
-        assert "Bob" not in text and "Lena" not in text
+        assert not re.search(r"\b(Bob|Lena)\b", text)
 
 
 def test_a_broken_form_is_refused_in_words(site: Site) -> None:
