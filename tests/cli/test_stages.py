@@ -117,3 +117,9 @@ def test_shipped_recipes_are_found_by_name() -> None:
     assert {"playground", "paper-7b", "plain-ppo"} <= set(names)
     for name in names:
         assert read_toml(find_recipe(name))
+
+
+def test_every_command_on_a_labelling_project_takes_it_as_its_first_word() -> None:
+    on_projects = [stage for stage in STAGES if "project" in stage.load_config().model_fields]
+    assert len(on_projects) >= 4
+    assert {stage.place for stage in on_projects} == {"project"}

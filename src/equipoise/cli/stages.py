@@ -114,6 +114,7 @@ STAGES: tuple[Stage, ...] = (
         "equipoise.annotate.judge.config:JudgeConfig",
         "equipoise.cli.judge:judge",
         "A judge model answers a labelling project's items; its card says how far to trust it.",
+        place="project",
     ),
     Stage(
         ("aggregate",),
