@@ -17,6 +17,7 @@ Role = Literal["system", "user", "assistant"]
 Side = Literal[0, 1]
 RequestKind = Literal["harmful", "harmless", "look_alike"]
 Refusal = Literal["none", "partial", "full"]
+REFUSALS: tuple[Refusal, ...] = ("none", "partial", "full")
 
 BEAVERTAILS_CATEGORIES: tuple[str, ...] = (
     "animal_abuse",

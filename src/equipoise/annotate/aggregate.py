@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from equipoise import artefact
-from equipoise.annotate.agreement import REFUSALS, AgreementQuestion, agreements, votes_on
+from equipoise.annotate.agreement import AgreementQuestion, agreements, votes_on
 from equipoise.annotate.ballots import Ballots, PairKey, ResponseKey, count_in
 from equipoise.annotate.config import AggregateConfig, ResolveConfig
 from equipoise.annotate.consensus import (
@@ -27,7 +27,7 @@ from equipoise.annotate.labels import Question, RankQuestion
 from equipoise.annotate.store.core import STORE_FILE, Store
 from equipoise.data.contradictions import contradicts
 from equipoise.errors import DataError
-from equipoise.records import PreferencePair, Prompt, Record, RefusalLabel, SafetyLabel, Side, Verdict
+from equipoise.records import REFUSALS, PreferencePair, Prompt, Record, RefusalLabel, SafetyLabel, Side, Verdict
 
 UNSCORED = Majority(Verdict(is_safe=None), [])
 AGGREGATED: tuple[RankQuestion, ...] = ("helpfulness", "harmlessness")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise.annotate.ballots import Ballots
-from equipoise.records import Record, Verdict
+from equipoise.records import REFUSALS, Record, Verdict
 
 Floats = npt.NDArray[np.float64]
 AgreementQuestion = Literal["helpfulness", "harmlessness", "single_dimension", "safety", "refusal"]
@@ -29,7 +29,6 @@ OUTCOMES: dict[AgreementQuestion, tuple[int, ...]] = {
     "refusal": (0, 1, 2),
 }
 """What a labeller could have answered; AC1 counts answers that nobody gave, too."""
-REFUSALS = ("none", "partial", "full")
 RESAMPLES = 2000
 TAIL = 0.025
 

@@ -14,6 +14,7 @@ from equipoise.data.read import read
 from equipoise.data.source import DataSource
 from equipoise.errors import DataError
 from equipoise.records import (
+    REFUSALS,
     Comparison,
     Demonstration,
     PreferencePair,
@@ -30,7 +31,7 @@ from equipoise.records import (
 UNNAMED = "labels of nobody in particular (--labels-as NAME takes them)"
 XSTEST_VOTES = ("annotation_1", "annotation_2")
 RANKS: dict[Side | str, tuple[int, int]] = {0: (0, 1), 1: (1, 0), "tie": (0, 0)}
-REFUSALS: dict[str, Refusal] = {"none": "none", "partial": "partial", "full": "full"}
+KNOWN_REFUSALS: dict[str, Refusal] = {refusal: refusal for refusal in REFUSALS}
 
 
 def read_known(path: Path, labels_as: str | None) -> Contents:
@@ -110,11 +111,11 @@ def _answers_of_pair(pair: PreferencePair, labels_as: str | None) -> list[Answer
 def _refusal_entry(line: int, label: RefusalLabel) -> Entry:
     if len(label.votes) != len(XSTEST_VOTES):
         raise DataError(f"it has {len(label.votes)} of two annotators' votes: whose they are cannot be told")
-    unknown = [vote for vote in label.votes if vote not in REFUSALS]
+    unknown = [vote for vote in label.votes if vote not in KNOWN_REFUSALS]
     if unknown:
         raise DataError(f"the vote {unknown[0]!r} is not one of {', '.join(REFUSALS)}")
     answers = tuple(
-        Answer(name, {0: Verdict(is_safe=None, refusal=REFUSALS[vote])}, {})
+        Answer(name, {0: Verdict(is_safe=None, refusal=KNOWN_REFUSALS[vote])}, {})
         for name, vote in zip(XSTEST_VOTES, label.votes, strict=True)
     )
     return Entry(line, make_item(label.prompt, (label.response,), label.policy, answers), answers)

@@ -17,7 +17,7 @@ from equipoise.annotate.labels import RankQuestion
 from equipoise.config import Config, read_toml, validate
 from equipoise.data.fields import Fields, take_categories, take_flag, take_severity, take_text
 from equipoise.errors import DataError
-from equipoise.records import Message, Prompt, Verdict
+from equipoise.records import REFUSALS, Message, Prompt, Verdict
 
 Asks = Literal["helpfulness", "harmlessness", "single", "safety", "categories", "severity", "refusal"]
 PROMPTS = ("prompt", "instruction", "question")
@@ -181,7 +181,7 @@ def _take_part(name: str, value: Any, question: QuestionMap) -> Any:
         if flag is None:
             raise DataError(f"`{name}` is empty")
         return flag
-    if meant not in ("none", "partial", "full"):
+    if meant not in REFUSALS:
         raise DataError(f"`{name}` is {single!r}, not none, partial or full")
     return meant
 

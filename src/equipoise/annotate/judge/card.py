@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise import __version__
-from equipoise.annotate.agreement import OUTCOMES, REFUSALS, Agreement, measure_agreement
+from equipoise.annotate.agreement import OUTCOMES, Agreement, measure_agreement
 from equipoise.annotate.consensus import most_voted
 from equipoise.annotate.judge.judge import Judgement, pairs_of
 from equipoise.annotate.judge.lean import Compared, LengthLean, OrderLean, length_lean, order_lean, pairs_heard
@@ -21,7 +21,7 @@ from equipoise.annotate.judge.people import People
 from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankQuestion, compare_ranks
 from equipoise.annotate.store.answers import Spending
 from equipoise.errors import EvaluationError
-from equipoise.records import Record
+from equipoise.records import REFUSALS, Record
 from equipoise.stats import Z95, Calibrated, Rate, ppi_mean, wilson
 
 

@@ -5,11 +5,11 @@ People are all labellers but judges; in an offline world the simulated ones stan
 
 from dataclasses import dataclass
 
-from equipoise.annotate.agreement import REFUSALS
 from equipoise.annotate.ballots import Ballots, PairKey, ResponseKey, count_in
 from equipoise.annotate.consensus import decide_pair, decide_safety
 from equipoise.annotate.labels import Item, RankQuestion
 from equipoise.annotate.store.core import Store
+from equipoise.records import REFUSALS
 
 
 def read_people(store: Store) -> "People":

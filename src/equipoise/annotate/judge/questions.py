@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 from equipoise.annotate.labels import Question
 from equipoise.errors import ConfigError
-from equipoise.records import Message, Prompt
+from equipoise.records import REFUSALS, Message, Prompt
 
 QUESTIONS: tuple[Question, ...] = ("safety", "refusal", "helpfulness", "harmlessness", "single")
 CHOICES = ("A", "B", "tie")
-REFUSALS = ("none", "partial", "full")
 _CRITERION: Mapping[Question, str] = {
     "helpfulness": "more helpful",
     "harmlessness": "less harmful",
