@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib
 import json
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from equipoise.errors import ConfigError
+from equipoise.errors import ConfigError, EndpointError
+
+NO_TOKEN = "none"
+"""Sent as bearer token where none is set: the `openai` client insists on one, and must not take OpenAI's own."""
 
 
 class Config(BaseModel):
@@ -121,6 +125,22 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def bearer_token(variable: str | None, url: str) -> str:
+    """The token of an endpoint, from the environment variable that its settings name; None: it needs none.
+
+    Raises:
+        EndpointError: The variable is not set.
+    """
+    token = os.environ.get(variable, "") if variable else NO_TOKEN
+    if not token:
+        raise EndpointError(
+            f"The environment variable {variable} is not set.",
+            where=url,
+            fix="Set it to the endpoint's bearer token, or unset token_variable.",
+        )
+    return token
 
 
 def resolve_function(name: str) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from equipoise.annotate.judge.people import read_people
 from equipoise.annotate.judge.run import judge
 from equipoise.annotate.judge.scores import ScoresJudge
 from equipoise.annotate.labels import Assignment, Item, VerdictLabel
-from equipoise.annotate.store.answers import ANSWERS_FILE, Answers
+from equipoise.annotate.store.judge_answers import ANSWERS_FILE, Answers
 from equipoise.annotate.store.project import open_project
 from equipoise.records import Prompt, Verdict
 from equipoise.stats import has_finite_fit

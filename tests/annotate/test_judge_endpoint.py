@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.endpoint import BudgetError, Endpoint, Limits, NoAnswerError, RejectedError
 from equipoise.annotate.judge.questions import Harms, ask_pair, read_rubrics
-from equipoise.annotate.store.answers import ANSWERS_FILE, Answers
+from equipoise.annotate.store.judge_answers import ANSWERS_FILE, Answers
 from equipoise.errors import EndpointError, StoreError
 from equipoise.records import Prompt
 

@@ -8,7 +8,7 @@ from scripted_judge import completion, material
 from equipoise.annotate.judge.judge import combine_orders, rank_by, rank_pairs
 from equipoise.annotate.judge.parser import Unscored, parse_choice, parse_verdict
 from equipoise.annotate.judge.questions import Harms, ask_pair, ask_safety, read_rubrics
-from equipoise.annotate.store.answers import Answer
+from equipoise.annotate.store.judge_answers import Answer
 from equipoise.errors import ConfigError
 from equipoise.records import Message, Prompt, Verdict
 

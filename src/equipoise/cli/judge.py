@@ -7,7 +7,7 @@ from equipoise.annotate.judge import run
 from equipoise.annotate.judge.config import JudgeConfig, ScoresSource
 from equipoise.annotate.judge.judge import Judge
 from equipoise.annotate.judge.scores import ScoresJudge
-from equipoise.annotate.store.answers import Answers
+from equipoise.annotate.store.judge_answers import Answers
 from equipoise.cli.stages import needs_extra
 
 

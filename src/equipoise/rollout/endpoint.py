@@ -3,17 +3,15 @@
 Left out: what is asked.
 """
 
-import os
 from typing import TypeVar
 
 import openai
 from pydantic import BaseModel
 
+from equipoise.config import bearer_token
 from equipoise.errors import EndpointError
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
-_NO_TOKEN = "none"
-"""What the client sends as bearer token where none is set: it insists on one, and must not take OpenAI's own."""
 
 
 def open_client(url: str, token_variable: str | None, timeout: float, retries: int) -> openai.OpenAI:
@@ -28,13 +26,7 @@ def open_client(url: str, token_variable: str | None, timeout: float, retries: i
     Raises:
         EndpointError: The variable is not set.
     """
-    token = os.environ.get(token_variable, "") if token_variable else _NO_TOKEN
-    if not token:
-        raise EndpointError(
-            f"The environment variable {token_variable} is not set.",
-            where=url,
-            fix="Set it to the endpoint's bearer token, or unset token_variable.",
-        )
+    token = bearer_token(token_variable, url)
     return openai.OpenAI(base_url=url, api_key=token, timeout=timeout, max_retries=retries)
 
 

@@ -19,7 +19,7 @@ from equipoise.annotate.judge.lean import Compared, LengthLean, OrderLean, lengt
 from equipoise.annotate.judge.parser import REASONS, Reason, Unscored
 from equipoise.annotate.judge.people import People
 from equipoise.annotate.labels import RANK_QUESTIONS, Item, RankQuestion, compare_ranks
-from equipoise.annotate.store.answers import Spending
+from equipoise.annotate.store.judge_answers import Spending
 from equipoise.errors import EvaluationError
 from equipoise.records import REFUSALS, Record
 from equipoise.stats import Z95, Calibrated, Rate, ppi_mean, wilson

@@ -6,7 +6,6 @@ down before it is sent, and an answer before it is used. Left out: what is asked
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ import openai
 from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.parser import read_usage
 from equipoise.annotate.judge.questions import Json, Request
-from equipoise.annotate.store.answers import Answer, Answers, Usage
+from equipoise.annotate.store.judge_answers import Answer, Answers, Usage
+from equipoise.config import NO_TOKEN, bearer_token
 from equipoise.errors import EndpointError, EquipoiseError
 
-_NO_TOKEN = "none"
-"""Sent as bearer token where none is set: the client insists on one, and must not take OpenAI's own."""
 _PER_MILLION = 1e-6
 _OF_THE_QUESTION = (400, 413, 422)
 """Statuses that say something about one question; all other errors are about the endpoint."""
@@ -69,7 +67,7 @@ class Endpoint:
         self._calls, self._money = spent.calls, spent.money
         self._client = openai.OpenAI(
             base_url=self._url,
-            api_key=_token(config),
+            api_key=bearer_token(config.token_variable, str(config.url)),
             timeout=config.timeout,
             max_retries=config.retries,
             http_client=openai.DefaultHttpxClient(
@@ -189,7 +187,7 @@ class Endpoint:
     def _cleaned(self, text: str) -> str:
         """A text without the API key, should the endpoint have echoed it."""
         key = self._client.api_key
-        return text if key == _NO_TOKEN else text.replace(key, "…")
+        return text if key == NO_TOKEN else text.replace(key, "…")
 
     def _cost(self, usage: Usage) -> float | None:
         settings = self._config
@@ -227,14 +225,3 @@ class _Bounded(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
-
-
-def _token(config: EndpointSource) -> str:
-    token = os.environ.get(config.token_variable, "") if config.token_variable else _NO_TOKEN
-    if not token:
-        raise EndpointError(
-            f"The environment variable {config.token_variable} is not set.",
-            where=str(config.url),
-            fix="Set it to the API key, or unset token_variable.",
-        )
-    return token

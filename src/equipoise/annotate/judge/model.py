@@ -12,7 +12,7 @@ from equipoise.annotate.judge.judge import Heard, Judgement, Pair, combine_order
 from equipoise.annotate.judge.parser import Reason, Unscored, parse_choice, parse_refusal, parse_verdict
 from equipoise.annotate.judge.questions import Harms, Request, Rubrics, ask_pair, ask_refusal, ask_safety
 from equipoise.annotate.labels import Item, RankQuestion, check_harmlessness
-from equipoise.annotate.store.answers import Answer
+from equipoise.annotate.store.judge_answers import Answer
 from equipoise.errors import StoreError
 from equipoise.records import Prompt, Verdict
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from equipoise.annotate.judge.questions import Harms
-from equipoise.annotate.store.answers import Answer, Usage
+from equipoise.annotate.store.judge_answers import Answer, Usage
 from equipoise.records import Refusal, Verdict
 
 Choice = Literal["A", "B", "tie"]

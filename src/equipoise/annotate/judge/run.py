@@ -27,9 +27,9 @@ from equipoise.annotate.judge.page import print_card, write_card
 from equipoise.annotate.judge.people import read_people
 from equipoise.annotate.judge.questions import Harms, read_rubrics
 from equipoise.annotate.labels import Assignment, Item, Label
-from equipoise.annotate.store.answers import ANSWERS_FILE, Answers
 from equipoise.annotate.store.core import Store
 from equipoise.annotate.store.journal import record
+from equipoise.annotate.store.judge_answers import ANSWERS_FILE, Answers
 from equipoise.annotate.store.project import Project, open_project, settings
 from equipoise.errors import ConfigError
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from equipoise.annotate.judge.judge import Heard, Judgement, rank_by
 from equipoise.annotate.judge.parser import Reason
 from equipoise.annotate.labels import Item, RankQuestion
-from equipoise.annotate.store.answers import Answer, Answers
+from equipoise.annotate.store.judge_answers import Answer, Answers
 from equipoise.records import Prompt, Response, Verdict
 
 

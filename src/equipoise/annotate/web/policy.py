@@ -4,7 +4,6 @@ The scoring protocol is that of docs/scoring.md. What a conversation is, and whe
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +12,10 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from equipoise.annotate.store.chats import Turn
 from equipoise.annotate.web.config import RedteamPolicy
+from equipoise.config import bearer_token
 from equipoise.errors import EndpointError
 from equipoise.records import Message
 
-NO_TOKEN = "none"
-"""What the client sends as bearer token where none is set: it insists on one, and must not take OpenAI's own."""
 RETRIES = 1
 MOST_TIMEOUTS = 2 * (1 + RETRIES)
 """An answer and its scores, each tried so often, are given up after so many times the timeout."""
@@ -94,10 +92,7 @@ def open_policy(settings: RedteamPolicy) -> Policy:
     Raises:
         EndpointError: The environment variable of its token is not set.
     """
-    variable = settings.token_variable
-    token = os.environ.get(variable, "") if variable else NO_TOKEN
-    if not token:
-        raise EndpointError(f"The environment variable {variable} is not set.", where=str(settings.url))
+    token = bearer_token(settings.token_variable, str(settings.url))
     client = openai.AsyncOpenAI(
         base_url=str(settings.url), api_key=token, timeout=settings.timeout, max_retries=RETRIES
     )
