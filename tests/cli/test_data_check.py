@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -67,10 +66,10 @@ def test_with_a_tokenizer_examples_show_what_is_trained_on(
     assert "bread" not in trained
 
 
-def test_every_real_set_can_be_checked_but_the_one_without_prompts(capsys: pytest.CaptureFixture[str]) -> None:
-    if not os.environ.get("EQUIPOISE_REAL_DATA"):
-        pytest.skip("EQUIPOISE_REAL_DATA names no folder")
-    found = Path(os.environ["EQUIPOISE_REAL_DATA"]).rglob("*")
+def test_every_real_set_can_be_checked_but_the_one_without_prompts(
+    real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = real_data.rglob("*")
     files = [path for path in found if ".json" in path.name or path.suffix == ".csv"]
     refused = [path.parent.name for path in files if main(["data", "check", str(path)]) != 0]
     assert refused == ["gptfuzz"]  # its `question` is a number

@@ -1,7 +1,6 @@
 import csv
 import gzip
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,14 +34,6 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return write_file
-
-
-@pytest.fixture
-def real_data() -> Path:
-    folder = os.environ.get("EQUIPOISE_REAL_DATA")
-    if not folder:
-        pytest.skip("EQUIPOISE_REAL_DATA names no folder of real data")
-    return Path(folder)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What somebody brings along: real data, and small models of several families, each with its own tokenizer."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,14 +52,6 @@ FAMILIES = {
         frame=("[CLS]", "[SEP]"),
     ),
 }
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    folder = os.environ.get("EQUIPOISE_REAL_DATA")
-    if not folder:
-        pytest.skip("EQUIPOISE_REAL_DATA names no folder of real data")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 import csv
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import synthetic
@@ -241,12 +239,9 @@ def test_evaluation_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_keyword_refusals_agree_with_people_on_xstest_as_documented():
-    folder = os.environ.get("EQUIPOISE_REAL_DATA")
-    if not folder:
-        pytest.skip("EQUIPOISE_REAL_DATA names no folder of real data")
+def test_keyword_refusals_agree_with_people_on_xstest_as_documented(real_data):
     rows = []
-    for path in sorted(Path(folder, "xstest").glob("xstest_v2_completions_*.csv")):
+    for path in sorted((real_data / "xstest").glob("xstest_v2_completions_*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             rows += list(csv.DictReader(file))
     answers = [Response(prompt=Prompt.from_text(row["prompt"]), text=row["completion"]) for row in rows]

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -31,11 +30,3 @@ def write(tmp_path: Path):
         return path
 
     return write_file
-
-
-@pytest.fixture
-def real_data() -> Path:
-    folder = os.environ.get("EQUIPOISE_REAL_DATA")
-    if not folder:
-        pytest.skip("EQUIPOISE_REAL_DATA names no folder of real data")
-    return Path(folder)
