@@ -241,7 +241,7 @@ def refuse_trained_on(prompts: Sequence[Prompt], sources: Sequence[DataSource]) 
     Raises:
         EvaluationError: One of the sources holds one of them.
     """
-    for source in sources:
+    for source in sources if prompts else ():
         known = Excluded(tuple(load_prompts(source))).repeated_by(prompts)
         if known:
             raise EvaluationError(

