@@ -30,7 +30,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from equipoise.config import validate
 from equipoise.models.backbone import save_policy
 from equipoise.models.score_head import HeadSettings, save_scorer, scorer_from
-from equipoise.train.config import LoraSettings, PpoLagConfig
+from equipoise.train.config import LoraSettings
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import train_adapter
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>")

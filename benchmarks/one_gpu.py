@@ -33,7 +33,7 @@ from equipoise.models.files import ADAPTER
 from equipoise.models.score_head import HEAD_FILE, HEAD_SETTINGS
 from equipoise.plan.config import GPUS, Options, fits
 from equipoise.plan.plan import make_plan
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.ppo_config import PpoLagConfig
 
 STEPS = 2
 """So that optimizer states exist in the last one."""

@@ -117,8 +117,8 @@ def make_experience(networks: Networks, prompts: Tensor, prompt_mask: Tensor, ca
         start=prompts.shape[1] - 1,
         rewards=networks.reward.token_scores(sequence, mask)[rows, ends],
         costs=networks.cost.token_scores(sequence, mask)[rows, ends],
-        reward_values=networks.reward_critic(sequence, mask)[:, :-1],
-        cost_values=networks.cost_critic(sequence, mask)[:, :-1],
+        reward_values=networks.reward_critic(sequence, mask)[:, :-1, 0],
+        cost_values=networks.cost_critic(sequence, mask)[:, :-1, 0],
         log_probs=all_log_probs(networks.actor, sequence, mask),
         ref_log_probs=all_log_probs(networks.ref, sequence, mask),
     )
@@ -153,7 +153,7 @@ def rl_step(
     old = (experience.reward_values, experience.cost_values)
     targets = (by_reward[1], by_cost[1])
     for critic, optimizer, old_values, returns in zip(critics, optimizers[1:], old, targets, strict=True):
-        values = critic(experience.sequence, experience.mask)[:, :-1][:, start:]
+        values = critic(experience.sequence, experience.mask)[:, :-1, 0][:, start:]
         near = old_values[:, start:] + (values - old_values[:, start:]).clamp(-CLIP_VALUE, CLIP_VALUE)
         worse = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
         (0.5 * mean(worse, mask[:, start:])).backward()

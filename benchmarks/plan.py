@@ -20,7 +20,8 @@ from equipoise.models.score_head import HeadSettings, save_scorer, scorer_from
 from equipoise.plan.config import Options
 from equipoise.plan.plan import make_plan
 from equipoise.tokens.template import load_tokenizer
-from equipoise.train.config import CostConfig, LoraSettings, PpoLagConfig, SftConfig
+from equipoise.train.config import CostConfig, LoraSettings, SftConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import train_adapter
 
 STEPS = 2

@@ -16,7 +16,7 @@ from common import print_table
 from equipoise.config import validate
 from equipoise.plan.config import Options
 from equipoise.plan.plan import Plan, gib, make_plan
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.ppo_config import PpoLagConfig
 
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, VOCABULARY = 8192, 28672, 80, 64, 8, 128256
 NODES, GPUS = 16, 8

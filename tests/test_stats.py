@@ -4,7 +4,9 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from scipy.stats import binom, multinomial
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import binom, multinomial, ttest_1samp
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from equipoise.errors import EvaluationError
@@ -16,6 +18,7 @@ from equipoise.stats import (
     mcnemar,
     mean,
     mean_excess_p,
+    mean_t_bound,
     mean_upper_bound,
     paired_difference,
     ppi_mean,
@@ -324,3 +327,10 @@ def test_mean_has_students_interval():
 def test_mean_of_too_little_or_of_nan_is_refused(values):
     with pytest.raises(EvaluationError, match="no mean"):
         mean(np.array(values))
+
+
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=20), st.sampled_from([0.8, 0.95, 0.99]))
+def test_the_upper_bound_of_a_mean_is_student_s(values, confidence):
+    assume(len(set(values)) > 1)
+    expected = ttest_1samp(values, 0.0, alternative="less").confidence_interval(confidence).high
+    assert mean_t_bound(values, confidence=confidence) == pytest.approx(expected, abs=1e-9)

@@ -36,7 +36,7 @@ COST_MODELS = {
 class Training(NamedTuple):
     """How a policy of RL was trained."""
 
-    cost_limit: float
+    cost_limit: float | None  # None: nothing is limited
     lam: float  # at the end
     seconds: float
 
@@ -104,7 +104,7 @@ def check_same(seeds: Sequence[Seed]) -> None:
 def settings(seed: Seed) -> dict[str, Any]:
     """What the page says of how the policies of RL were trained."""
     config = read_manifest(seed.out / "policies" / FULL).config
-    return {key: config[key] for key in ("steps", "batch_size", "kl_coef", "lam")}
+    return {key: config[key] for key in ("steps", "batch_size", "kl_coef", "dual")}
 
 
 def cost_models(seeds: Sequence[Seed]) -> dict[str, list[dict[str, Any]]]:
@@ -115,7 +115,7 @@ def cost_models(seeds: Sequence[Seed]) -> dict[str, list[dict[str, Any]]]:
 def _cost_model(out: Path, model: str, policy: str) -> dict[str, Any]:
     facts, trained = read_manifest(out / model).facts, read_manifest(out / "policies" / policy)
     kept = {key: facts[key] for key in ("ranking_accuracy", "safety_accuracy") if key in facts}
-    return kept | {"mean_safe_cost": trained.facts["cost_limit"] - trained.config["cost_limit"]}
+    return kept | {"mean_safe_cost": trained.facts["cost_limit"] - trained.config["constraint"]["limit"]}
 
 
 def curve_of(seed: Seed, policy: str, key: str) -> tuple[list[float], list[float]]:
@@ -174,4 +174,4 @@ def _means(answers: Sequence[ScoredResponse]) -> tuple[float, float]:
 
 def _training(folder: Path) -> Training:
     manifest = read_manifest(folder, ("policy",))
-    return Training(manifest.facts["cost_limit"], manifest.facts["lambda"], manifest.seconds)
+    return Training(manifest.facts.get("cost_limit"), manifest.facts["lambda"], manifest.seconds)

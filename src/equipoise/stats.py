@@ -263,6 +263,16 @@ def mean(values: Floats) -> Estimate:
     return Estimate(value=value, low=value - half, high=value + half, n=len(values))
 
 
+def mean_t_bound(values: Sequence[float], *, confidence: float = 0.95) -> float:
+    """The one-sided upper bound of a mean by Student's t: x̄ + t_{confidence, n−1}·s/√n.
+
+    Exact for normal numbers only; `mean_upper_bound` is sure whatever they are. At least two numbers.
+    """
+    found = np.asarray(values, dtype=float)
+    arm = student_t.ppf(confidence, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    return float(found.mean() + arm)
+
+
 def ppi_mean(labels: Floats, predictions: Floats, unlabelled: Floats, *, confidence: float = 0.95) -> Calibrated:
     """The mean of people's labels, sharpened by a judge's: prediction-powered inference with power tuning.
 

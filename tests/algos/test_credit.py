@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from equipoise.algos import credit
 from equipoise.algos.credit import gae, kl_estimate, penalize_unfinished, shaped_costs, shaped_rewards
 from equipoise.algos.lagrange import mix
 
@@ -211,3 +214,36 @@ def test_no_gradient_flows_through_credit() -> None:
     shaped = shaped_rewards(torch.ones(1), values, torch.zeros(1, 2), mask, 0.1)
     credit = gae(shaped.values, values, mask, 1.0, 0.95)
     assert not any(tensor.requires_grad for tensor in (*shaped, *credit))
+
+
+def test_standardized_scores_by_hand() -> None:
+    # group 1: mean 2, s = √((1 + 1)/1) = √2; group 2: all alike
+    found = credit.standardize(torch.tensor([1.0, 3.0, 0.1, 0.1]), 2)
+    torch.testing.assert_close(found, torch.tensor([-1.0, 1.0, 0.0, 0.0]) / math.sqrt(2))
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-50, 50))
+def test_standardized_scores_forget_unit_and_zero(seed: int, unit: float, shift: float) -> None:
+    scores = torch.randn(12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = credit.standardize(scores, 4)
+    torch.testing.assert_close(credit.standardize(unit * scores + shift, 4), found, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found.view(3, 4).mean(dim=1), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(found.view(3, 4).std(dim=1), torch.ones(3, dtype=torch.float64))
+
+
+def test_groups_that_are_all_alike_have_no_advantage_whatever_the_rounding() -> None:
+    assert not credit.standardize(torch.tensor([0.1, 0.1, 0.1, 1e8, 1e8, 1e8]), 3).any()
+
+
+def test_leave_one_out_by_hand() -> None:
+    # 1 − (2 + 6)/2; 2 − (1 + 6)/2; 6 − (1 + 2)/2
+    torch.testing.assert_close(
+        credit.leave_one_out(torch.tensor([1.0, 2.0, 6.0]), 3), torch.tensor([-3.0, -1.5, 4.5])
+    )
+
+
+@pytest.mark.parametrize("compare", [credit.standardize, credit.leave_one_out])
+def test_groups_of_one_and_groups_that_do_not_divide_are_refused(compare) -> None:
+    for group in (1, 3):
+        with pytest.raises(ValueError, match="groups of"):
+            compare(torch.zeros(4), group)

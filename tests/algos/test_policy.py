@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equipoise.algos.policy import actor_loss, sampler_weights, sft_loss, value_loss
+from equipoise.algos.policy import actor_loss, kl_loss, sampler_weights, sft_loss, value_loss
 
 LENGTHS = (4, 2, 3, 1)
 
@@ -231,3 +231,13 @@ def test_stats_are_detached_scalars(loss: Loss) -> None:
     x, y, z, mask = draw(2)
     _, stats = loss(x.requires_grad_(), y, z, mask, 4)
     assert all(value.ndim == 0 and not value.requires_grad for value in stats)
+
+
+def test_kl_in_the_loss_by_hand_and_its_gradient() -> None:
+    # ρ = π_ref/π: ln 2 apart, ρ − 1 − ln ρ = 2 − 1 − ln 2 and ½ − 1 + ln 2; d/d ln π = 1 − ρ
+    log_probs = torch.tensor([[-1.0, -1.0, 9.0]], requires_grad=True)
+    ref = torch.tensor([[-1.0 + math.log(2), -1.0 - math.log(2), -9.0]])
+    loss = kl_loss(log_probs, ref, torch.tensor([[True, True, False]]), 1.0)
+    assert loss.item() == pytest.approx((1 - math.log(2) - 0.5 + math.log(2)) / 2)
+    loss.backward()
+    torch.testing.assert_close(log_probs.grad, torch.tensor([[-0.5, 0.25, 0.0]]))

@@ -76,8 +76,10 @@ def test_the_score_is_the_token_score_at_the_last_real_token(folder_of):
     scorer = scorer_from(folder_of("llama"), seed=0)
     batch, _ = collate_scores(load_tokenizer(folder_of("llama")), ANSWERED, 100)
     scores = scorer(batch.input_ids, batch.attention_mask)
-    values = Critic(scorer)(batch.input_ids, batch.attention_mask)
-    assert values.shape == batch.input_ids.shape
+    both = Critic(scorer, heads=2)(batch.input_ids, batch.attention_mask)
+    assert both.shape == (*batch.input_ids.shape, 2)
+    values, fresh = both.unbind(-1)
+    assert not fresh.any()
     last = batch.attention_mask.sum(dim=1) - 1
     torch.testing.assert_close(values[torch.arange(2), last], scores)
 

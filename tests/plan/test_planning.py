@@ -22,7 +22,8 @@ from equipoise.plan.memory import Role, fill_gradients
 from equipoise.plan.plan import Plan, make_plan
 from equipoise.plan.probe import shortened
 from equipoise.rollout.config import Sampling
-from equipoise.train.config import LoraSettings, OptimizerSettings, PpoLagConfig, SftConfig
+from equipoise.train.config import LoraSettings, OptimizerSettings, SftConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import apply_gradients, make_optimizer, train_adapter
 
 NO_OPTIONS = Options()

@@ -35,12 +35,19 @@ def study_of(*variants: dict[str, object], **settings: object) -> dict[str, Step
 def test_variants_differ_in_what_they_say_and_in_nothing_else() -> None:
     steps = study_of(
         {"name": "own"},
-        {"name": "loose", "ppo_lag": {"cost_limit": 2.0}},
-        rounds=[{"ppo_lag": {"cost_limit": 0.5, "steps": 7}}, {"ppo_lag": {"steps": 99}}],
+        {"name": "loose", "ppo_lag": {"constraint": {"type": "mean", "limit": 2.0}}},
+        rounds=[
+            {"ppo_lag": {"constraint": {"type": "mean", "limit": 0.5}, "steps": 7}},
+            {"ppo_lag": {"steps": 99}},
+        ],
     )
     own, loose = (steps[f"policies/{name}"].config.model_dump() for name in ("own", "loose"))
-    assert {key for key in own if own[key] != loose[key]} == {"out", "cost_limit"}
-    assert (own["cost_limit"], loose["cost_limit"], own["steps"]) == (0.5, 2.0, 7)  # the first round's
+    assert {key for key in own if own[key] != loose[key]} == {"out", "constraint"}
+    assert (own["constraint"]["limit"], loose["constraint"]["limit"], own["steps"]) == (
+        0.5,
+        2.0,
+        7,
+    )  # the first round's
 
 
 def test_a_named_cost_model_trains_the_variant_and_the_runs_own_scores_its_answers() -> None:

@@ -6,7 +6,7 @@ import pytest
 from equipoise.train.alarms import WINDOW, alarms
 
 FINE = {
-    "lambda": 1.0, "mean_cost": 0.0, "cost_limit": 0.0, "kl": 0.5, "response_length": 20.0, "repeated_share": 0.1,
+    "lambda": 1.0, "mean_cost": 0.0, "excess": 0.0, "kl": 0.5, "response_length": 20.0, "repeated_share": 0.1,
     "same_start_share": 0.3, "unfinished_share": 0.0,
 }  # fmt: skip
 CEILING, FLOOR = 5.0, 0.01
@@ -19,7 +19,7 @@ def steps(count: int, **changed: float) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        ({"lambda": 5.0, "mean_cost": 2.0}, "λ has been at its ceiling 5 .* mean cost 2 is above the limit 0"),
+        ({"lambda": 5.0, "excess": 2.0}, "λ has been at its ceiling 5 .* the constraint is exceeded by 2"),
         ({"lambda": 0.01}, "λ has been at its floor 0.01 .* does not bind"),
         ({"repeated_share": 0.95, "same_start_share": 1.0}, "the same text: the policy has collapsed"),
         ({"same_start_share": 0.95}, "start with the same three words: the policy may only refuse"),
@@ -56,7 +56,7 @@ def test_nothing_is_said_about_a_run_that_goes_well():
 
 
 def test_a_ceiling_that_keeps_the_limit_is_no_trouble():
-    assert alarms(steps(WINDOW, **{"lambda": 5.0, "mean_cost": -1.0}), CEILING, FLOOR) == []
+    assert alarms(steps(WINDOW, **{"lambda": 5.0, "excess": -1.0}), CEILING, FLOOR) == []
 
 
 def test_a_constant_lambda_is_not_pinned():

@@ -10,7 +10,8 @@ from train_models import read_lines
 from equipoise.artefact import read_manifest
 from equipoise.cli.layering import find_recipe, read_toml
 from equipoise.config import validate
-from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig
+from equipoise.train.config import CostConfig, RewardConfig, SftConfig
+from equipoise.train.ppo_config import PpoLagConfig
 
 NAMES = ("1x24", "1x80", "8x80", "2-nodes")
 FILE = [{"path": "x.jsonl"}]

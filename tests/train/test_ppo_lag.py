@@ -26,13 +26,17 @@ def policy_after(out, world, **settings):
     return load_file(train_ppo_lag(ppo(out, world, **settings)) / "model.safetensors")
 
 
+def mean_cost(limit):
+    return {"type": "mean", "limit": limit}
+
+
 def mean(steps, key):
     return math.fsum(step[key] for step in steps) / len(steps)
 
 
 def test_the_reward_rises_and_the_policy_loads_like_any_other(world, tmp_path):
-    still = {"type": "constant", "start": 0.0}
-    steps = run(tmp_path / "out", world, steps=40, lam=still, **LEARNING)
+    still = {"constraint": {"type": "none"}, "cost_critic": None}
+    steps = run(tmp_path / "out", world, steps=40, **still, **LEARNING)
     assert mean(steps[-5:], "mean_reward") > 2 + mean(steps[:5], "mean_reward")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "llama"
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
@@ -42,8 +46,8 @@ def test_the_reward_rises_and_the_policy_loads_like_any_other(world, tmp_path):
 
 def test_lambda_rises_above_the_limit_and_falls_below_it(world, tmp_path):
     for limit, moves in ((-1.0, 1), (1.0, -1)):  # the cost is 0
-        lam = {"type": "dual", "start": 1.0, "lr": 0.1}
-        steps = run(tmp_path / str(limit), world, cost_limit=limit, lam=lam)
+        dual = {"type": "log", "start": 1.0, "lr": 0.1}
+        steps = run(tmp_path / str(limit), world, constraint=mean_cost(limit), dual=dual)
         # first step by hand: ln λ = ln 1 + 0.1·1·(0 − limit) = ∓0.1
         assert steps[0]["lambda"] == pytest.approx(math.exp(0.1 * moves))
         lams = [1.0, *(step["lambda"] for step in steps)]
@@ -53,9 +57,9 @@ def test_lambda_rises_above_the_limit_and_falls_below_it(world, tmp_path):
 def test_the_mean_cost_ends_near_the_limit_when_reward_and_cost_want_the_opposite(world, tmp_path):
     # The same word brings reward and cost; six of them fit.
     conflict = {"reward": function("sweet_tooth"), "cost": function("count_sweet"), **LEARNING, "kl_coef": 0.02}
-    lam = {"type": "dual", "start": 0.5, "lr": 0.05, "floor": 0.05}
+    dual = {"type": "log", "start": 0.5, "lr": 0.05, "floor": 0.05}
     runs = {
-        name: run(tmp_path / name, world, steps=count, cost_limit=limit, lam=lam, **conflict)
+        name: run(tmp_path / name, world, steps=count, constraint=mean_cost(limit), dual=dual, **conflict)
         for name, count, limit in (("bound", 100, 2.0), ("tightened", 40, 0.5), ("loosened", 40, 5.5))
     }
     assert mean(runs["bound"][-60:], "mean_cost") == pytest.approx(2.0, abs=0.5)
@@ -68,7 +72,7 @@ def test_the_limit_counts_from_the_mean_cost_of_the_answers_labelled_safe(world,
     answers = {"sweet no": True, "sweet sweet yes": True, "sweet sweet sweet": False, "no": True}  # 1, 2, –, 0
     labels = [{"prompt": prompt("ask one"), "response": text, "is_safe": safe} for text, safe in answers.items()]
     labelled = [{"path": str(write_lines(tmp_path / "labels.jsonl", labels))}]
-    sweet = {"cost": function("count_sweet"), "limit_from": labelled, "cost_limit": -0.5}
+    sweet = {"cost": function("count_sweet"), "limit_from": labelled, "constraint": mean_cost(-0.5)}
     steps = run(tmp_path / "out", world, steps=2, **sweet)
     assert [step["cost_limit"] for step in steps] == [0.5, 0.5]  # (1 + 2 + 0)/3 − 0.5
     first = 0.1 * (steps[0]["mean_cost"] - 0.5)  # ln λ = ln 1 + 0.1·1·(Ĵ_C − 0.5)
@@ -87,7 +91,10 @@ def test_labels_without_a_safe_answer_give_no_limit(world, tmp_path, monkeypatch
 
 def test_lambda_moves_once_per_rollout_batch_whatever_the_micro_batch(world, tmp_path):
     lams = [
-        [step["lambda"] for step in run(tmp_path / str(micro), world, cost_limit=-1.0, micro_batch=micro)]
+        [
+            step["lambda"]
+            for step in run(tmp_path / str(micro), world, constraint=mean_cost(-1.0), micro_batch=micro)
+        ]
         for micro in (None, 3, 1)
     ]
     assert lams[0] == lams[1] == lams[2]
@@ -120,8 +127,8 @@ def test_a_forward_pass_has_one_limit(world, tmp_path):
 
 def test_the_window_averages_over_the_last_responses(world, tmp_path):
     # costs are 0; λ follows only the limit, so a window of 24 and a batch of 8 must fill up without a jump
-    lam = {"type": "dual", "window": 24}
-    assert run(tmp_path / "out", world, lam=lam)[-1]["lambda"] == pytest.approx(1.0)
+    dual = {"type": "log", "window": 24}
+    assert run(tmp_path / "out", world, dual=dual)[-1]["lambda"] == pytest.approx(1.0)
 
 
 def test_ptx_pulls_the_policy_towards_the_demonstrations(world, tmp_path):
@@ -152,8 +159,8 @@ def test_the_gradient_of_the_ptx_term_adds_to_the_actor_s(world, tmp_path, monke
 
 
 def test_bfloat16_learns_as_float32_does(world, tmp_path):
-    still = {"type": "constant", "start": 0.0}
-    settings = LEARNING | {"lam": still, "steps": 30, "hardware": CPU | {"precision": "bfloat16"}}
+    still = {"constraint": {"type": "none"}, "cost_critic": None}
+    settings = LEARNING | still | {"steps": 30, "hardware": CPU | {"precision": "bfloat16"}}
     steps = run(tmp_path / "out", world, **settings)
     assert mean(steps[-5:], "mean_reward") > 2 + mean(steps[:5], "mean_reward")
     assert load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
@@ -170,9 +177,9 @@ def test_a_response_that_never_ends_pays_and_is_counted(world, tmp_path):
 def test_the_best_feasible_policy_is_kept(world, tmp_path):
     # The held-out cost of saying "sweet" grows with training, past the limit: a step before that must be kept.
     held_out = {"prompts": [{"path": str(world / "validation.jsonl")}], "every": 2, "limit": 8}
-    still = {"type": "constant", "start": 0.0}
+    still = {"type": "projected", "start": 0.0, "lr": 1e-9}
     slow = LEARNING | {"actor_optimizer": QUICK | {"lr": 3e-3}}
-    settings = {"reward": function("count_sweet"), "cost": function("sweet_above_two"), "lam": still, **slow}
+    settings = {"reward": function("count_sweet"), "cost": function("sweet_above_two"), "dual": still, **slow}
     steps = run(tmp_path / "out", world, steps=20, validation=held_out, **settings)
     found = {s["step"]: s for s in steps if "validation_mean_cost" in s}
     assert list(found) == list(range(2, 21, 2))
@@ -190,7 +197,7 @@ def test_the_best_feasible_policy_is_kept(world, tmp_path):
 
 def test_where_nothing_is_feasible_the_last_policy_is_kept_and_said_to_be_none(world, tmp_path):
     held_out = {"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 8}
-    run(tmp_path / "out", world, steps=1, validation=held_out, cost_limit=-1.0)
+    run(tmp_path / "out", world, steps=1, validation=held_out, constraint=mean_cost(-1.0))
     facts = read_manifest(tmp_path / "out").facts
     assert (facts["kept"], facts["feasible"]) == ("last", False)
 
@@ -255,4 +262,4 @@ def test_what_does_not_fit_is_refused_before_the_first_step(world, tmp_path):
 
 def test_bounds_of_lambda_out_of_order_are_refused(world, tmp_path):
     with pytest.raises(ConfigError, match="floor ≤ start ≤ ceiling"):
-        ppo(tmp_path / "out", world, lam={"type": "dual", "start": 9.0})
+        ppo(tmp_path / "out", world, dual={"type": "log", "start": 9.0})

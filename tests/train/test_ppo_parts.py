@@ -7,16 +7,18 @@ import pytest
 import torch
 from train_models import ppo, read_lines
 
-from equipoise.algos.lagrange import mix
+from equipoise.algos.lagrange import LagrangeState, mix
 from equipoise.records import Prompt
 from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.respond import to_responses
 from equipoise.tokens.batches import ScoredRollout, by_length, part_of
 from equipoise.tokens.collate import collate_prompts
 from equipoise.tokens.template import end_id
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.advantages import fit
+from equipoise.train.constraints import ALL, watched, weigh
 from equipoise.train.forward import actor_log_probs, critic_values
-from equipoise.train.ppo_lag import STREAMS, LoopState, assign_credit, move_lambda, score, train_ppo_lag
+from equipoise.train.ppo_config import PpoLagConfig
+from equipoise.train.ppo_lag import LoopState, move_lambda, score, together, train_ppo_lag
 from equipoise.train.roles import Roles, load_roles
 
 Rolled = tuple[PpoLagConfig, Roles, ScoredRollout]
@@ -37,7 +39,11 @@ def roll(world, tmp_path) -> Callable[..., Rolled]:
         batch = collate_prompts(roles.tokenizer, [p.messages for p in prompts], 12).batch
         sampler = NativeSampler(roles.actor, end_id(roles.tokenizer), int(roles.tokenizer.pad_token_id))
         rollout = sampler.sample(batch, config.sampling, torch.Generator().manual_seed(0))
-        return config, roles, score(to_responses(prompts, rollout, roles.tokenizer), rollout, roles, config)
+        responses = to_responses(prompts, rollout, roles.tokenizer)
+        scores = score(responses, rollout, roles, config)
+        seen = watched(config.constraint, [ALL], prompts, scores.costs)
+        weights = weigh(config.constraint, seen, scores.costs, {ALL: 1.0})
+        return config, roles, together(rollout, scores, weights, config)
 
     return make
 
@@ -69,8 +75,8 @@ def test_the_first_update_of_a_run_starts_at_ratio_one(world, tmp_path):
 def test_the_strength_of_the_kl_term_does_not_depend_on_lambda(roll):
     config, _, scored = roll(kl_coef=0.3)
     nothing = torch.zeros_like(scored.ref_log_probs)
-    scored = ScoredRollout(scored.rollout, scored.ref_log_probs, torch.zeros(8), torch.zeros(8))
-    reward, cost = (assign_credit(stream, scored, nothing, config, {}).advantages for stream in STREAMS)
+    scored = ScoredRollout(scored.rollout, scored.ref_log_probs, *[torch.zeros(8)] * 4)
+    reward, cost = (fit(stream, scored, nothing, config, {}).advantages for stream in config.streams)
     mixed = [mix(reward, cost, lam) for lam in (0.0, 0.5, 1.0, 5.0, 100.0)]
     # With neither reward nor cost, the last token's advantage is −κ·kl whatever λ
     mask = scored.rollout.response_mask
@@ -84,12 +90,12 @@ def test_the_strength_of_the_kl_term_does_not_depend_on_lambda(roll):
 
 def test_credit_of_parts_is_the_credit_of_the_whole(roll):
     config, roles, scored = roll()
-    for stream, critic in (("reward", roles.reward_critic), ("cost", roles.cost_critic)):
+    for stream, critic in (("reward", roles.critics["reward_critic"]), ("cost", roles.critics["cost_critic"])):
         with torch.no_grad():
-            whole = assign_credit(stream, scored, critic_values(critic, scored.rollout), config, {})
+            whole = fit(stream, scored, critic_values(critic, scored.rollout)[0], config, {})
             for part in by_length(scored.rollout, 3):
                 piece = part_of(scored, part)
-                credit = assign_credit(stream, piece, critic_values(critic, piece.rollout), config, {})
+                credit = fit(stream, piece, critic_values(critic, piece.rollout)[0], config, {})
                 width = piece.rollout.response_mask.shape[1]
                 assert torch.allclose(credit.advantages, whole.advantages[part][:, :width], atol=1e-5)
                 assert torch.allclose(credit.returns, whole.returns[part][:, :width], atol=1e-5)
@@ -99,9 +105,10 @@ def test_the_first_value_is_read_at_the_last_prompt_token(roll):
     _, roles, scored = roll()
     rollout = scored.rollout
     with torch.no_grad():
-        values = critic_values(roles.reward_critic, rollout)
+        critic = roles.critics["reward_critic"]
+        (values,) = critic_values(critic, rollout)
         before = rollout.input_ids.shape[1] - rollout.response_mask.shape[1]
-        prefix = roles.reward_critic.scorer(rollout.input_ids[:, :before], rollout.attention_mask[:, :before])
+        prefix = critic.scorer(rollout.input_ids[:, :before], rollout.attention_mask[:, :before])
     assert torch.allclose(values[:, 0], prefix, atol=1e-5)
 
 
@@ -113,12 +120,13 @@ def test_reference_log_probs_do_not_depend_on_the_micro_batch(roll):
 
 
 def test_a_window_longer_than_a_batch_holds_the_newest_costs(world, tmp_path):
-    config = ppo(tmp_path / "out", world, lam={"type": "dual", "window": 5, "lr": 0.1}, cost_limit=1.0)
-    state = LoopState(step=0, lam=1.0, window=(), best=None)
-    state = move_lambda(state, [2.0, 4.0, 6.0], config)
-    assert state.window == (2.0, 4.0, 6.0)
-    assert state.lam == pytest.approx(math.exp(0.1 * (4 - 1)))
-    lam = state.lam
-    state = move_lambda(state, [0.0, 0.0, 0.0], config)
-    assert state.window == (4.0, 6.0, 0.0, 0.0, 0.0)
-    assert state.lam == pytest.approx(lam * math.exp(0.1 * lam * (2 - 1)))
+    limited = {"constraint": {"type": "mean", "limit": 1.0}, "dual": {"type": "log", "window": 5, "lr": 0.1}}
+    config = ppo(tmp_path / "out", world, **limited)
+    state = LoopState(0, {ALL: LagrangeState(1.0)}, {ALL: ()}, best=None)
+    state = move_lambda(state, {ALL: [2.0, 4.0, 6.0]}, config)
+    assert state.windows[ALL] == (2.0, 4.0, 6.0)
+    assert state.lams[ALL] == pytest.approx(math.exp(0.1 * (4 - 1)))
+    lam = state.lams[ALL]
+    state = move_lambda(state, {ALL: [0.0, 0.0, 0.0]}, config)
+    assert state.windows[ALL] == (4.0, 6.0, 0.0, 0.0, 0.0)
+    assert state.lams[ALL] == pytest.approx(lam * math.exp(0.1 * lam * (2 - 1)))

@@ -35,8 +35,9 @@ from equipoise.tokens.collate import collate_prompts
 from equipoise.tokens.template import end_id
 from equipoise.train import ppo_lag, score_model
 from equipoise.train import sft as sft_module
-from equipoise.train.config import PpoLagConfig, RewardConfig, SftConfig
+from equipoise.train.config import RewardConfig, SftConfig
 from equipoise.train.forward import actor_log_probs, critic_values
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.ppo_lag import train_ppo_lag
 from equipoise.train.roles import load_roles
 from equipoise.train.score_model import train_cost, train_reward
@@ -87,7 +88,7 @@ def test_shared_roles_give_the_numbers_of_separate_networks_of_4_bits(library, w
             expected = torch.tensor(model_source(given, staged).score(responses))
             assert close(torch.tensor(getattr(roles, kind).score(responses)), expected)
             assert expected.std() > 0.01
-            values = critic_values(getattr(roles, f"{kind}_critic"), rollout)
+            values = critic_values(roles.critics[f"{kind}_critic"], rollout)
             assert close(values, critic_values(Critic(alone), rollout))
         known = actor_log_probs(roles.actor, rollout, config.sampling)
         mask = rollout.response_mask
@@ -165,7 +166,7 @@ def test_reward_and_cost_models_learn(library, world, wide, tmp_path):
 
 def test_the_reward_rises_and_the_policy_is_saved_in_full(library, world, wide, tmp_path):
     counted = {"reward": function("count_good"), "reward_critic": wide / "reward", "kl_coef": 0.001}
-    still = {"lam": {"type": "constant", "start": 0.0}, "batch_size": 32, "steps": 25}
+    still = {"constraint": {"type": "none"}, "cost_critic": None, "batch_size": 32, "steps": 25}
     ptx = {"ptx": [{"path": str(world / "demonstrations.jsonl")}], "ptx_coef": 0.1}
     out = train_ppo_lag(on_four_bits(tmp_path / "out", world, wide, **counted, **still, **ptx))
     rewards = [step["mean_reward"] for step in read_lines(out / "metrics.jsonl")]

@@ -26,7 +26,7 @@ def rl(out: Path, world: Path) -> Path:
     """Everything that has a state: a window of λ, validation with a best policy, demonstrations, micro-batches."""
     settings = {
         "steps": 7, "checkpoint_every": 2, "reward": function("troubled"), "cost": function("sweet_above_two"),
-        "lam": {"type": "dual", "window": 20}, "ptx": [{"path": str(world / "demonstrations.jsonl")}],
+        "dual": {"type": "log", "window": 20}, "ptx": [{"path": str(world / "demonstrations.jsonl")}],
         "validation": {"prompts": [{"path": str(world / "validation.jsonl")}], "every": 3, "limit": 6},
         "micro_batch": 3, "update_iters": 2, "actor_optimizer": {"lr": 1e-2},
     }  # fmt: skip

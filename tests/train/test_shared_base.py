@@ -37,8 +37,8 @@ from equipoise.tokens.batches import Rollout
 from equipoise.tokens.collate import collate_prompts
 from equipoise.tokens.template import end_id
 from equipoise.train import ppo_lag
-from equipoise.train.config import PpoLagConfig
 from equipoise.train.forward import actor_log_probs, critic_values
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.ppo_lag import train_ppo_lag
 from equipoise.train.roles import Roles, load_roles
 from equipoise.train.score_model import train_cost, train_reward
@@ -118,7 +118,7 @@ def test_scores_log_probs_and_values_are_those_of_separate_models(twins):
             scores = [torch.tensor(getattr(roles, kind).score(responses)) for roles in (shared, separate)]
             assert close(*scores)
             assert scores[0].std() > 0.01
-            values = [critic_values(getattr(r, f"{kind}_critic"), rollout) for r in (shared, separate)]
+            values = [critic_values(r.critics[f"{kind}_critic"], rollout)[0] for r in (shared, separate)]
             assert close(*values)
         for role in ("actor", "ref"):
             found = [actor_log_probs(getattr(roles, role), rollout, sampling) for roles in (shared, separate)]
@@ -138,7 +138,7 @@ def losses(roles: Roles, twins: Twins) -> dict[str, Tensor]:
     log_probs = actor_log_probs(roles.actor, rollout, twins.config.sampling)
     found["actor"], _ = policy.actor_loss(log_probs, rollout.log_probs, noise, mask, 0.2, count)
     for role in ("reward_critic", "cost_critic"):
-        values = critic_values(getattr(roles, role), rollout)
+        (values,) = critic_values(roles.critics[role], rollout)
         found[role], _ = policy.value_loss(values, noise, noise + 1, mask, denominator=count, clip_range=5.0)
     return found
 
@@ -182,7 +182,10 @@ def test_one_base_is_in_memory_once(twins):
 
 def test_critics_start_as_copies_of_the_adapters_that_judge(twins):
     shared = twins.shared
-    for judge, critic in ((shared.reward, shared.reward_critic), (shared.cost, shared.cost_critic)):
+    for judge, critic in (
+        (shared.reward, shared.critics["reward_critic"]),
+        (shared.cost, shared.critics["cost_critic"]),
+    ):
         theirs = dict(judge.scorer.named_parameters())
         for name, weight in critic.scorer.named_parameters():
             twin = theirs[name.replace("_critic.", ".")]
@@ -236,7 +239,7 @@ def load(world: Path, **settings: Any) -> Roles:
 
 def test_the_reward_rises(run, world):
     counted = {"reward": function("count_good"), "reward_critic": world / "lora-reward"}
-    still = {"lam": {"type": "constant", "start": 0.0}, "batch_size": 32, "kl_coef": 0.001}
+    still = {"constraint": {"type": "none"}, "cost_critic": None, "batch_size": 32, "kl_coef": 0.001}
     _, out = run(steps=40, **counted, **still)
     rewards = [step["mean_reward"] for step in read_lines(out / "metrics.jsonl")]
     assert sum(rewards[-5:]) / 5 > 1.5 + sum(rewards[:5]) / 5
@@ -257,7 +260,7 @@ def test_the_result_is_a_plain_model_equal_to_the_actor_with_its_adapter_beside_
 
 def test_the_best_feasible_policy_is_kept_with_its_adapter(run, world):
     held_out = {"prompts": [{"path": str(world / "validation.jsonl")}], "every": 1, "limit": 8}
-    _, out = run(validation=held_out, cost_limit=1e3)
+    _, out = run(validation=held_out, constraint={"type": "mean", "limit": 1e3})
     steps = {s["step"]: s["validation_mean_reward"] for s in read_lines(out / "metrics.jsonl")}
     best = max(steps, key=lambda step: steps[step])
     assert read_manifest(out).facts["best_step"] == best
@@ -296,7 +299,10 @@ def test_the_same_base_elsewhere_is_the_same_base(world, tmp_path):
 def test_a_model_that_does_not_share_is_loaded_whole_and_its_critic_is_an_adapter_on_it(run, world, how):
     plain = judges(world / "reward", world / "cost") if how == "no adapter" else {"lora": LORA | {"share": False}}
     roles, _ = run(**plain)
-    for judge, critic in ((roles.reward, roles.reward_critic), (roles.cost, roles.cost_critic)):
+    for judge, critic in (
+        (roles.reward, roles.critics["reward_critic"]),
+        (roles.cost, roles.critics["cost_critic"]),
+    ):
         whole = storage(judge.scorer.backbone)
         assert not whole & storage(roles.ref)
         assert {p.data_ptr() for p in critic.parameters() if not p.requires_grad} == whole
@@ -308,7 +314,7 @@ def test_functions_may_judge_and_another_reference_may_be_named(run, world, tmp_
     named = {"reward": function("count_good"), "reward_critic": world / "lora-reward", "ref": tmp_path / "ref"}
     roles, _ = run(**named)
     assert not storage(roles.actor) & storage(roles.ref)
-    assert storage(roles.actor) & storage(roles.reward_critic)
+    assert storage(roles.actor) & storage(roles.critics["reward_critic"])
     assert not any(p.requires_grad for p in roles.ref.parameters())
 
 

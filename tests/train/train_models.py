@@ -30,7 +30,8 @@ from equipoise.models.backbone import save_policy
 from equipoise.models.score_head import HeadSettings, save_scorer, scorer_from
 from equipoise.records import Response
 from equipoise.tokens.template import load_tokenizer
-from equipoise.train.config import CostConfig, LoraSettings, PpoLagConfig, RewardConfig, SftConfig
+from equipoise.train.config import CostConfig, LoraSettings, RewardConfig, SftConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import train_adapter
 
 WORDS = ("ask", "tell", "one", "two", "three", "good", "bad", "sweet", "yes", "no")

@@ -106,7 +106,7 @@ def long_run(world: Path, out: Path, shape: dict[str, Any]) -> None:
     """Twenty steps of four networks and two that give scores, all of them in parts or none."""
     given: Any = {
         **judges(world, batch_size=2), "batch_size": 7, "micro_batch": 3, "steps": 20, "checkpoint_every": 7,
-        "lam": {"type": "dual", "window": 10}, "hardware": {**shape, "gradient_checkpointing": "shard" in shape},
+        "dual": {"type": "log", "window": 10}, "hardware": {**shape, "gradient_checkpointing": "shard" in shape},
         "ptx": [{"path": str(world / "demonstrations.jsonl")}], "ptx_batch_size": 5, "update_iters": 2,
         "actor_optimizer": {"lr": 1e-3}, "critic_optimizer": {"lr": 1e-3},
         "validation": {"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 3, "every": 5},
@@ -117,10 +117,10 @@ def long_run(world: Path, out: Path, shape: dict[str, Any]) -> None:
 
 def rl(out: Path, world: Path, reward: str, **settings: Any) -> Any:
     given: Any = {
-        "reward": function(reward), "cost": function("count_sweet"), "cost_limit": 0.3, "batch_size": 7,
-        "limit_from": [{"path": str(world / "labels.jsonl")}],
+        "reward": function(reward), "cost": function("count_sweet"), "constraint": {"type": "mean", "limit": 0.3},
+        "batch_size": 7, "limit_from": [{"path": str(world / "labels.jsonl")}],
         "micro_batch": 2, "steps": 4, "ptx": [{"path": str(world / "demonstrations.jsonl")}], "ptx_batch_size": 5,
-        "lam": {"type": "dual", "window": 10}, "checkpoint_every": 2,
+        "dual": {"type": "log", "window": 10}, "checkpoint_every": 2,
         "validation": {"prompts": [{"path": str(world / "validation.jsonl")}], "limit": 5, "every": 4},
     }  # fmt: skip
     return ppo(out, world, **given | settings)
@@ -158,7 +158,7 @@ def watch(out: Path, patch: Patch) -> None:
 
     def move(*given: Any) -> Any:
         state = move_lambda(*given)
-        Now.lams.append(state.lam)
+        Now.lams.append(state.lams[""])
         return state
 
     patch(ppo_lag, "move_lambda", move)

@@ -1,10 +1,11 @@
-"""From one score per response to one advantage per token: KL shaping and generalised advantage estimation.
+"""From one score per response to one advantage per token: KL shaping, and estimation with a critic or without.
 
 Reward and cost go through the same functions, each with its own critic; only the sign of the KL term differs.
 Mixing the two is `lagrange.mix`. Advantages are constants to the losses, so no gradient flows through here.
 Letters: B sequences, R response tokens. Positions: index t of values belongs to the position before token t, and
 the end token is an action inside the mask. Masks are True from t = 0 to the end of the response.
-Source: Safe RLHF, arXiv 2310.12773; GAE, arXiv 1506.02438, eq. 16.
+Source: Safe RLHF, arXiv 2310.12773; GAE, arXiv 1506.02438, eq. 16. Of groups: G responses to one prompt, which
+stand together in a batch.
 """
 
 from typing import NamedTuple
@@ -129,6 +130,52 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda:
         columns.append(next_advantage)
     advantages = torch.stack(columns[::-1], dim=1)
     return Credit(advantages, advantages + values)
+
+
+def standardize(scores: Tensor, group: int) -> Tensor:
+    """Compare each response with the others to its prompt: (x − mean)/s, and 0 where a group is all alike.
+
+    Args:
+        scores: (B,) rewards or costs; each stream goes through here before the two are mixed.
+        group: G ≥ 2; s is the deviation of a sample of G.
+
+    Returns:
+        (B,), a mean of 0 and a deviation of 1 in each group that is not all alike.
+
+    Raises:
+        ValueError: G is below 2, or does not divide B.
+
+    Source: GRPO, arXiv 2402.03300; signal by signal: Constrained GRPO, arXiv 2602.05863.
+    """
+    groups = _groups(scores, group)
+    centered = groups - groups.mean(dim=1, keepdim=True)
+    alike = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)  # a mean may be an ulp off
+    return (centered / groups.std(dim=1, keepdim=True)).masked_fill(alike, 0.0).flatten()
+
+
+def leave_one_out(returns: Tensor, group: int) -> Tensor:
+    """Compare each response with the mean of the others to its prompt: x_i − Σ_{j≠i} x_j/(G − 1).
+
+    Args:
+        returns: (B,) sums of shaped rewards or costs.
+        group: G ≥ 2.
+
+    Returns:
+        (B,).
+
+    Raises:
+        ValueError: As in `standardize`.
+
+    Source: RLOO, arXiv 2402.14740.
+    """
+    groups = _groups(returns, group)
+    return (groups - (groups.sum(dim=1, keepdim=True) - groups) / (group - 1)).flatten()
+
+
+def _groups(x: Tensor, group: int) -> Tensor:
+    if group < 2 or x.numel() % group:
+        raise ValueError(f"{x.numel()} responses are no groups of {group}, each of at least 2")
+    return x.view(-1, group)
 
 
 @torch.no_grad()

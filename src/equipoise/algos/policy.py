@@ -82,6 +82,24 @@ def actor_loss(
     )
 
 
+def kl_loss(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, denominator: float) -> Tensor:
+    """Hold the policy near its reference in the loss, where rewards are standardised and cannot carry it.
+
+    L = Σ_seq mean_tokens (ρ − 1 − ln ρ) / denominator,   ρ = π_ref/π_θ: an estimate of KL(π_θ ‖ π_ref)
+
+    Args:
+        log_probs: (B, R) of the actor, with gradient.
+        ref_log_probs: (B, R) of the frozen reference.
+        mask: (B, R) bool.
+        denominator: Number of sequences in the whole batch.
+
+    Returns:
+        0-d loss, before it is multiplied by κ. Source: GRPO, arXiv 2402.03300, eq. 4.
+    """
+    log_ratio = (ref_log_probs - log_probs).masked_fill(~mask, 0.0)
+    return mean_of_sequences(log_ratio.exp() - 1.0 - log_ratio, mask, denominator)
+
+
 def sampler_weights(
     old_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor, ceiling: float
 ) -> tuple[Tensor, SamplerStats]:

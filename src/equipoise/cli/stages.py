@@ -136,7 +136,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         ("ppo-lag",),
-        "equipoise.train.config:PpoLagConfig",
+        "equipoise.train.ppo_config:PpoLagConfig",
         "equipoise.train.ppo_lag:train_ppo_lag",
         "A policy, reward and cost → a policy that is helpful within the cost limit.",
     ),

@@ -69,10 +69,18 @@ class Scorer(nn.Module):
             (N,) float32.
         """
         hidden = hidden_states(self.backbone, input_ids, attention_mask)
-        return self._score(_pooled(hidden, attention_mask, self.pooling))
+        return _read(self.head, _pooled(hidden, attention_mask, self.pooling))
 
     def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Score every prefix, as a critic does: (B, L) ids and bool mask → (B, L) float32.
+
+        Raises:
+            ModelError: As in `token_states`.
+        """
+        return _read(self.head, self.token_states(input_ids, attention_mask))
+
+    def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The hidden state of every prefix: (B, L) ids and bool mask → (B, L, H).
 
         Raises:
             ModelError: The backbone is an encoder, whose prefixes would see what comes after them.
@@ -82,24 +90,31 @@ class Scorer(nn.Module):
                 "An encoder cannot be a critic: each of its tokens sees those after it.",
                 fix="Start the critics from a causal backbone; an encoder may be the frozen reward or cost model.",
             )
-        return self._score(hidden_states(self.backbone, input_ids, attention_mask))
-
-    def _score(self, hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            scores = F.linear(hidden.float(), self.head.weight.float()).squeeze(-1)
-            return scores + self.head.bias.float()  # no view: what shards a network hooks into its output
+        return hidden_states(self.backbone, input_ids, attention_mask)
 
 
 class Critic(nn.Module):
-    """A scorer whose forward pass is `token_scores`: data-parallel wrappers only synchronize `forward`."""
+    """A scorer whose forward pass is `token_scores`: data-parallel wrappers only synchronize `forward`.
 
-    def __init__(self, scorer: Scorer) -> None:
+    Args:
+        scorer: What it starts from.
+        heads: Values per prefix; those after the first have heads of their own, which start at 0.
+    """
+
+    def __init__(self, scorer: Scorer, heads: int = 1) -> None:
         super().__init__()
         self.scorer = scorer
+        self.further = nn.ModuleList(
+            nn.Linear(scorer.head.in_features, 1, dtype=torch.float32, device=scorer.head.weight.device)
+            for _ in range(heads - 1)
+        )
+        for head in self.further.parameters():
+            nn.init.zeros_(head)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The values of every prefix: (B, L) ids and bool mask → (B, L) float32."""
-        return self.scorer.token_scores(input_ids, attention_mask)
+        """The values of every prefix: (B, L) ids and bool mask → (B, L, heads) float32."""
+        hidden = self.scorer.token_states(input_ids, attention_mask)
+        return torch.stack([_read(head, hidden) for head in (self.scorer.head, *self.further)], dim=-1)
 
 
 def scorer_from(
@@ -232,6 +247,13 @@ def save_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: Path, s
         write_json(folder / HEAD_SETTINGS, tree)
 
     replace_files(out, write)
+
+
+def _read(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """(…, H) hidden states → (…) scores in float32."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        scores = F.linear(hidden.float(), head.weight.float()).squeeze(-1)
+        return scores + head.bias.float()  # no view: what shards a network hooks into its output
 
 
 def _pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:

@@ -27,7 +27,8 @@ from equipoise.models.score_head import Critic, Pooling, Scorer, read_head_setti
 from equipoise.plan.four_bit import quantize_layers
 from equipoise.rollout.config import GuardScore, ModelScore, ScoreSourceConfig
 from equipoise.tokens.folder import model_folder
-from equipoise.train.config import PpoLagConfig, SharedLora
+from equipoise.train.config import SharedLora
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import train_adapter
 from equipoise.train.shared_base import SharedBase
 
@@ -110,7 +111,7 @@ def critic(
 
     Args:
         start: The scorer's folder.
-        role: Name of its adapter.
+        role: Name of the critic, and of its adapter.
         config: Of the run.
         base: What adapters share; None without `lora`.
         known: The frozen scorer from the same folder, if there is one: the critic's adapter goes on its weights.
@@ -124,7 +125,7 @@ def critic(
         whole = known if isinstance(known, Scorer) else whole_scorer(start, dtype, config.quantize)
         scorer = Scorer(on_same_weights(whole.backbone), whole.pooling)
         train_adapter(scorer.backbone, role, base.lora, base.seed)
-    return Critic(scorer)
+    return Critic(scorer, len(config.critics[role]))
 
 
 def _from_config(

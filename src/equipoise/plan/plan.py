@@ -11,7 +11,8 @@ from equipoise.plan.memory import Memory
 from equipoise.plan.probe import Probed, probe
 from equipoise.plan.stages import ppo_lag_memory, score_model_memory, sft_memory
 from equipoise.plan.workload import Pass, Work, ppo_lag_work, score_model_work, sft_work
-from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig, TrainConfig
+from equipoise.train.config import CostConfig, RewardConfig, SftConfig, TrainConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.processes import too_few
 
 

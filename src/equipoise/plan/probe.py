@@ -19,7 +19,8 @@ from equipoise.config import validate
 from equipoise.errors import TrainingError
 from equipoise.plan.workload import Work
 from equipoise.runlog import RunLog
-from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig, TrainConfig
+from equipoise.train.config import CostConfig, RewardConfig, SftConfig, TrainConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.ppo_lag import train_ppo_lag
 from equipoise.train.score_model import train_cost, train_reward
 from equipoise.train.sft import train_sft

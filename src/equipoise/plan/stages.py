@@ -1,6 +1,8 @@
 """The memory of each stage that trains: its networks, then one step of its loop, phase by phase."""
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -20,12 +22,11 @@ from equipoise.rollout.config import ModelScore, Sampling, ScoreSourceConfig
 from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.sampler import evaluating
 from equipoise.tokens.batches import Rollout
-from equipoise.train.config import PpoLagConfig, ScoreModelConfig, SftConfig
+from equipoise.train.config import ScoreModelConfig, SftConfig
 from equipoise.train.forward import actor_log_probs, critic_values
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import recompute_layers, train_adapter, without_dropout
 from equipoise.train.shared_base import SharedBase
-
-TRAINED = ("actor", "reward_critic", "cost_critic")
 
 
 def sft_memory(config: SftConfig, work: Work, machine: Machine) -> Memory:
@@ -85,11 +86,11 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, machine: Machine) -> Mem
         roles = _Roles(config, tally)
         longest = work.prompt + config.sampling.max_new_tokens
         check_length(roles.actor, max(longest, work.ptx.length))
-        for model in (roles.ref, *(c.scorer.backbone for c in roles.critics)):
+        for model in (roles.ref, *(c.scorer.backbone for c in roles.critics.values())):
             check_length(model, longest)
-        trained = dict(zip(TRAINED, (roles.actor, *roles.critics), strict=True))
+        trained = {"actor": roles.actor, **roles.critics}
         settings = {
-            role: config.actor_optimizer if role == "actor" else config.critic_optimizer for role in TRAINED
+            role: config.actor_optimizer if role == "actor" else config.critic_optimizer for role in trained
         }
         tally.start_training(trained, settings)
         with ledger.phase("sample"), evaluating(roles.actor), tally.gathered(roles.actor):
@@ -104,7 +105,7 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, machine: Machine) -> Mem
                         _ask(judge, work.rows, longest)
                 with tally.gathered(roles.ref):
                     actor_log_probs(roles.ref, answers, config.sampling)
-            for role, critic in zip(TRAINED[1:], roles.critics, strict=True):
+            for role, critic in roles.critics.items():
                 tally.learn(role, critic, partial(_value_loss, critic, answers), work.passes)
             tally.part("logits", logits_size(roles.actor, one.targets))
             tally.learn(
@@ -136,25 +137,29 @@ class _Roles:
                 whole = networks.causal_lm(config.ref or config.actor, dtype, config.quantize)
                 self.ref = whole.requires_grad_(False)
                 tally.divide(self.ref)
-        self.judges, self.critics = [], []
-        for role, source, given in (
-            ("reward", config.reward, config.reward_critic),
-            ("cost", config.cost, config.cost_critic),
-        ):
-            start = given or (source.path if isinstance(source, ModelScore) else None)
-            assert start is not None  # PpoLagConfig refuses a source without a critic
+        self.judges: list[networks.Judge] = []
+        self.critics: dict[str, Critic] = {}
+        scorers: dict[Path, nn.Module | None] = {}
+        starts = {config.critics[name][0]: (name, start) for name, start in config.critic_starts.items()}
+        for role, source in (("reward", config.reward), ("cost", config.cost)):
             with tally.role(role, _note(source, config)):
                 judge = networks.judge(source, role, config, self.base, dtype)
                 if judge.network is not None:
                     tally.divide(judge.network)
-            same = isinstance(source, ModelScore) and start == source.path
-            note = "adapter" if self.base and (same or networks.gives_adapter(start, config.lora)) else ""
-            with tally.role(f"{role}_critic", note):
-                known = judge.network if same else None
-                critic = networks.critic(start, f"{role}_critic", config, self.base, known, dtype)
-                self._train(critic, config, tally)
             self.judges.append(judge)
-            self.critics.append(critic)
+            if isinstance(source, ModelScore):
+                scorers[source.path] = judge.network
+            if role in starts:
+                self._add_critic(*starts[role], scorers, config, tally)
+
+    def _add_critic(
+        self, name: str, start: Path, scorers: Mapping[Path, nn.Module | None], config: PpoLagConfig, tally: Tally
+    ) -> None:
+        is_adapter = self.base and (start in scorers or networks.gives_adapter(start, config.lora))
+        dtype = pick_dtype(config.hardware.precision, CPU)
+        with tally.role(name, "adapter" if is_adapter else ""):
+            self.critics[name] = networks.critic(start, name, config, self.base, scorers.get(start), dtype)
+            self._train(self.critics[name], config, tally)
 
     def _train(self, network: nn.Module, config: PpoLagConfig, tally: Tally) -> None:
         without_dropout(network)

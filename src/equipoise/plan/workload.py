@@ -21,7 +21,8 @@ from equipoise.tokens.batches import Shape
 from equipoise.tokens.collate import Example
 from equipoise.tokens.render import EXAMPLES, masked_examples, render_with_mask
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids
-from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, ScoreModelConfig, SftConfig, TrainConfig
+from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig, SftConfig, TrainConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.score_model import (
     COST,
     REWARD,
@@ -143,7 +144,7 @@ def score_model_work(config: ScoreModelConfig, processes: int = 1) -> Work:
 
 def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
     """The work of `ppo-lag`; every response is taken to reach the limit. Arguments and errors as in `sft_work`."""
-    rows = -(-config.batch_size // processes)
+    rows = -(-config.batch_size // processes) * config.samples_per_prompt
     sampled = rows
     if config.validation is not None:  # every process answers its share, as many at a time as this
         held_out = -(-config.validation.limit // processes)
@@ -215,7 +216,8 @@ def _largest_answers(
     """As `by_length` would cut responses that all reach the limit."""
     limit = config.sampling.max_new_tokens
     limits = (config.micro_batch, config.micro_tokens)
-    steps = [[Shape(1, lengths[i] + limit) for i in batch] for batch in batches]
+    several = range(config.samples_per_prompt)
+    steps = [[Shape(1, lengths[i] + limit) for i in batch for _ in several] for batch in batches]
     largest, passes = _largest([[_together(p) for p in micro_batches(s, s, *limits)] for s in steps])
     return largest._replace(targets=largest.rows * limit), passes
 

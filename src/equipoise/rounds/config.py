@@ -67,8 +67,8 @@ class RunConfig(Config):
     notes: tuple[str, ...] = Field((), description="What the report's reader must know.")
     limit_from: Literal["zero", "labels"] = Field(
         "zero",
-        description="Where `ppo_lag.cost_limit` counts from: cost 0, or the mean cost of the answers that were "
-        "labelled safe in the same round.",
+        description="Where the limits of `ppo_lag.constraint` count from: cost 0, or the mean cost of the answers "
+        "that were labelled safe in the same round.",
     )
     prepare: str | None = Field(
         None, description="package.module:function that makes the data first; called with out and seed."
@@ -113,7 +113,7 @@ class PpoLagVariant(Config):
     reward: str = Field("", description="Which of `rewards` it is trained on; empty: the run's own reward model.")
     cost: str = Field("", description="Which of `costs` constrains it; empty: the run's own cost model.")
     limit_from: Literal["zero", "labels"] | None = Field(
-        None, description="Where its cost limit counts from; unset: as the run says."
+        None, description="Where its limits count from; unset: as the run says."
     )
     ppo_lag: Tree = Field({}, description="Laid over the settings of `ppo-lag`.")
 

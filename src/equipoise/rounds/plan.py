@@ -20,7 +20,8 @@ from equipoise.redteam.config import RedteamConfig
 from equipoise.report.config import ReportConfig, ReportRound
 from equipoise.rollout.config import RespondConfig
 from equipoise.rounds.config import GatherConfig, PrepareConfig, RoundConfig, RunConfig, Tree
-from equipoise.train.config import CostConfig, PpoLagConfig, RewardConfig, SftConfig
+from equipoise.train.config import CostConfig, RewardConfig, SftConfig
+from equipoise.train.ppo_config import PpoLagConfig
 
 WORLD, SFT, REPORT = "world", "sft", "report"
 CLOUD = 400
@@ -137,11 +138,11 @@ def make_plan(config: RunConfig) -> list[Step]:
             judges.append(plan.add(f"{name}/{kind}", stage, tree, [*labelled, *made_by]))
         reward, cost = judges
         labels = judged if config.limit_from == "labels" else None
-        wired = wire_ppo_lag(data, policy, reward=reward, cost=cost, prompts=training, limit_from=labels)
+        wired = wire_ppo_lag(rl, data, policy, reward=reward, cost=cost, prompts=training, limit_from=labels)
         policy = plan.add(
             f"{name}/policy",
             PPO_LAG,
-            merge([rl, wired]),
+            wired,
             [f"{name}/reward", f"{name}/cost", *source, *gathered],
         )
         source = [f"{name}/policy"]
@@ -206,27 +207,31 @@ def find_data(config: RunConfig) -> Data:
 
 
 def wire_ppo_lag(
-    data: Data, actor: Path, *, reward: Path, cost: Path, prompts: Sources, limit_from: Sources | None
+    rl: Tree, data: Data, actor: Path, *, reward: Path, cost: Path, prompts: Sources, limit_from: Sources | None
 ) -> Tree:
-    """The settings of PPO-Lag that come from earlier steps.
+    """The settings of PPO-Lag, with those that come from earlier steps.
 
     Args:
+        rl: What the recipe says.
         data: Of the run: tells the text of PTX and the prompts to validate on.
         actor: The policy to start from.
         reward: Reward model.
         cost: Cost model.
         prompts: To answer.
-        limit_from: Labels that say where safe ends on the cost model's scale; None leaves its zero.
+        limit_from: Labels that say where safe ends on the cost model's scale, if there is a limit; None leaves its
+            zero.
     """
-    return {
+    has_limit = rl.get("constraint", {}).get("type") not in ("fixed", "none")
+    wired = {
         "actor": actor,
         "reward": {"type": "model", "path": reward},
         "cost": {"type": "model", "path": cost},
         "prompts": prompts,
         "ptx": data.ptx,
         **({"validation": {"prompts": data.validation}} if data.validation else {}),
-        **({"limit_from": limit_from} if limit_from is not None else {}),
+        **({"limit_from": limit_from} if limit_from is not None and has_limit else {}),
     }
+    return merge([rl, wired])
 
 
 def first_policy(plan: Plan, data: Data) -> tuple[Path, list[str]]:

@@ -161,7 +161,8 @@ def _play(shared: Shared, variant: PpoLagVariant) -> Path:
     plan, config, data = shared.plan, shared.config, shared.data
     reward, cost = shared.scorer("reward", variant.reward), shared.scorer("cost", variant.cost)
     labels = shared.safety if (variant.limit_from or config.limit_from) == "labels" else None
-    wired = wire_ppo_lag(
+    tree = wire_ppo_lag(
+        merge([config.ppo_lag, shared.round.ppo_lag, variant.ppo_lag]),
         data,
         shared.start,
         reward=plan.path(reward),
@@ -169,7 +170,6 @@ def _play(shared: Shared, variant: PpoLagVariant) -> Path:
         prompts=data.prompts,
         limit_from=labels,
     )
-    tree = merge([config.ppo_lag, shared.round.ppo_lag, variant.ppo_lag, wired])
     return plan.add(f"policies/{variant.name}", PPO_LAG, tree, [*shared.made_by, reward, cost])
 
 

@@ -105,6 +105,8 @@ class ScoredRollout:
     ref_log_probs: Tensor  # (B, R) float32, nats
     rewards: Tensor  # (B,) float32
     costs: Tensor  # (B,) float32, > 0 unsafe
+    watched: Tensor  # (B,) float32: what of the costs a constraint watches, and the cost stream learns from
+    lams: Tensor  # (B,) float32 ≥ 0: λ that weighs it against the reward
 
     def to(self, device: torch.device | str) -> "ScoredRollout":
         """The same batch on `device`."""

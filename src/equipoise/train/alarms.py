@@ -42,15 +42,15 @@ def _conditions(history: Sequence[Metrics], ceiling: float, floor: float) -> dic
         )
     if len(history) < WINDOW:
         return found
-    cost, limit = fmean(m["mean_cost"] for m in recent), last["cost_limit"]
-    if floor < ceiling and all(m["lambda"] >= ceiling for m in recent) and cost > limit:
+    by = fmean(m.get("excess", 0.0) for m in recent)
+    if floor < ceiling and all(m["lambda"] >= ceiling for m in recent) and by > 0:
         found["ceiling"] = (
-            f"λ has been at its ceiling {ceiling:g} for {WINDOW} steps while the mean cost {cost:.3g} is above "
-            f"the limit {limit:.3g}: the limit may be out of reach, or the ceiling too low"
+            f"λ has been at its ceiling {ceiling:g} for {WINDOW} steps while the constraint is exceeded by "
+            f"{by:.3g}: the limit may be out of reach, or the ceiling too low"
         )
     if floor < ceiling and all(m["lambda"] <= floor for m in recent):
         found["floor"] = (
-            f"λ has been at its floor {floor:g} for {WINDOW} steps: the limit {limit:.3g} does not bind"
+            f"λ has been at its floor {floor:g} for {WINDOW} steps, {-by:.3g} below the limit, which does not bind"
         )
     if all(m["repeated_share"] > 0.9 for m in recent):
         found["same"] = (

@@ -1,25 +1,16 @@
 """The settings of every training stage, without torch.
 
 Defaults are the original's script defaults (METHOD §6) where it has one. What a stage computes lies beside it:
-`sft`, `score_model`, `ppo_lag`.
+`sft`, `score_model`. Settings of RL: `ppo_config`.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from equipoise.config import Config
 from equipoise.data.source import DataSource
-from equipoise.rollout.config import (
-    ModelScore,
-    NativeSettings,
-    SamplerConfig,
-    Sampling,
-    ScoreSourceConfig,
-    VllmServerSettings,
-    VllmSettings,
-)
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -218,124 +209,4 @@ class CostConfig(ScoreModelConfig):
             raise ValueError("give `pairs`, `labels`, or both")
         if self.loss == "ranking" and self.labels:
             raise ValueError("loss = 'ranking' learns from pairs alone: leave `labels` out")
-        return self
-
-
-class ConstantLambda(Config):
-    """λ stays where it is: 0 is plain PPO on the reward."""
-
-    type: Literal["constant"] = "constant"
-    start: float = Field(1.0, ge=0, description="λ.")
-
-
-class DualAscent(Config):
-    """ln λ ← ln λ + α·λ·(Ĵ_C − cost_limit), once per rollout batch (METHOD §5)."""
-
-    type: Literal["dual"] = "dual"
-    start: float = Field(1.0, gt=0, description="λ before the first step.")
-    lr: float = Field(0.1, gt=0, description="α.")
-    floor: float = Field(1e-3, gt=0, description="λ never falls below: from 0 it could not come back.")
-    ceiling: float = Field(5.0, gt=0, description="λ never rises above.")
-    window: int | None = Field(
-        None, ge=1, description="W: responses that Ĵ_C averages over, all processes; unset: one rollout batch."
-    )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not self.floor <= self.start <= self.ceiling:
-            raise ValueError("floor ≤ start ≤ ceiling must hold")
-        return self
-
-
-LambdaControl = Annotated[ConstantLambda | DualAscent, Field(discriminator="type")]
-
-
-class Validation(Config):
-    """Held-out prompts that are answered at intervals during RL."""
-
-    prompts: tuple[DataSource, ...] = Field(min_length=1, description="Files of prompts never trained on.")
-    every: int = Field(20, ge=1, description="Steps between evaluations.")
-    limit: int = Field(256, ge=1, description="Prompts per evaluation.")
-
-
-class PpoLagConfig(TrainConfig):
-    """One run of PPO-Lagrangian (METHOD §5)."""
-
-    actor: Path = Field(description="Policy to start from.")
-    ref: Path | None = Field(None, description="Frozen reference policy; unset: the actor's start.")
-    reward: ScoreSourceConfig = Field(description="Where rewards come from.")
-    cost: ScoreSourceConfig = Field(description="Where costs come from; cost > 0 is unsafe.")
-    reward_critic: Path | None = Field(None, description="Scorer the reward critic starts from; unset: `reward`.")
-    cost_critic: Path | None = Field(None, description="Scorer the cost critic starts from; unset: `cost`.")
-    lora: SharedLora | None = Field(
-        None,
-        description="Train adapters on frozen weights that the roles share; unset: all weights.",
-    )
-    prompts: tuple[DataSource, ...] = Field(min_length=1, description="Files of prompts to answer.")
-    ptx: tuple[DataSource, ...] = Field((), description="Demonstrations for the PTX term; none: no such term.")
-    ptx_coef: float = Field(16.0, ge=0, description="γ_ptx: weight of the PTX loss.")
-    validation: Validation | None = Field(None, description="Held-out prompts; unset: none.")
-    keep: Literal["best_feasible", "last"] = Field(
-        "best_feasible",
-        description="Which policy is the result: the feasible one with the highest held-out reward, or the last.",
-    )
-    cost_limit: float = Field(0.0, description="−d: expected cost must not exceed it. A mean over all prompts.")
-    limit_from: tuple[DataSource, ...] = Field(
-        (),
-        description="Files of safety labels: `cost_limit` counts from the mean cost of the answers that they call "
-        "safe. Unset: from 0.",
-    )
-    lam: LambdaControl = Field(DualAscent(), description="How λ moves.")
-    sampling: Sampling = Field(Sampling(), description="How responses are sampled.")
-    sampler: SamplerConfig = Field(NativeSettings(), description="What samples them.")
-    sampler_weight_ceiling: float = Field(
-        2.0,
-        ge=1,
-        description="C: the largest importance weight of a token. Only for samplers with weights of their own; "
-        "the others draw from the actor itself.",
-    )
-    max_prompt_length: int = Field(256, ge=1, description="Longest prompt in tokens.")
-    too_long: Literal["refuse", "drop"] = Field(
-        "refuse", description="Longer prompts: stop and name them, or leave them out."
-    )
-    epochs: float = Field(1, gt=0, description="Passes over the prompts; `steps` overrides it.")
-    steps: int | None = Field(None, ge=1, description="Rollout batches in all; unset: from `epochs`.")
-    batch_size: int = Field(16, ge=1, description="Prompts per rollout batch, over all processes.")
-    ptx_batch_size: int | None = Field(None, ge=1, description="Demonstrations per step; unset: batch_size.")
-    update_iters: int = Field(1, ge=1, description="Passes over each rollout batch.")
-    kl_coef: float = Field(0.01, ge=0, description="κ: weight of the KL term in each stream (β/2 of the paper).")
-    clip_ratio: float = Field(0.2, gt=0, lt=1, description="ε of the clipped surrogate.")
-    clip_score: float = Field(50.0, gt=0, description="Shaped rewards and costs are clamped to ± this.")
-    clip_value: float = Field(5.0, gt=0, description="Range of the clipped value loss.")
-    gamma: float = Field(1.0, gt=0, le=1, description="Discount.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's λ.")
-    unfinished_penalty: float = Field(0.0, ge=0, description="Taken off the reward of a response that never ends.")
-    actor_optimizer: OptimizerSettings = Field(
-        OptimizerSettings(lr=1e-5, weight_decay=0.01), description="Actor's optimizer."
-    )
-    critic_optimizer: OptimizerSettings = Field(
-        OptimizerSettings(lr=5e-6, schedule="constant"), description="Both critics' optimizer."
-    )
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt with its response."""
-        return self.max_prompt_length + self.sampling.max_new_tokens
-
-    @model_validator(mode="after")
-    def _is_runnable(self) -> Self:
-        if self.sampling.temperature == 0:
-            raise ValueError("sampling.temperature 0 leaves nothing to learn from: one answer has probability 1")
-        if self.hardware.shard and isinstance(self.sampler, VllmSettings | VllmServerSettings):
-            raise ValueError("vLLM is given whole networks: set hardware.shard = false, or take sampler native")
-        if self.hardware.shard and self.lora is not None:
-            raise ValueError(
-                "hardware.shard and lora exclude each other here: the roles share one frozen base, which is in "
-                "memory once. Leave shard off: several processes then add up the gradients of the adapters"
-            )
-        for role in ("reward", "cost"):
-            if getattr(self, f"{role}_critic") is None and not isinstance(getattr(self, role), ModelScore):
-                raise ValueError(
-                    f"{role} is not a model: say which scorer the critic starts from in {role}_critic"
-                )
         return self

@@ -21,7 +21,7 @@ from equipoise.models.adapters import has_adapter
 from equipoise.models.backbone import save_weights
 from equipoise.rollout.sampler import Engine, Sampler
 from equipoise.tokens.batches import Rollout
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.ppo_metrics import Sums, add
 
 

@@ -75,13 +75,15 @@ def critic_values(critic: nn.Module, rollout: Rollout) -> Tensor:
     """V_t of each response token.
 
     Args:
-        critic: A `Critic`: one score per position.
+        critic: A `Critic` with H heads.
         rollout: Prompts left-padded, responses right-padded.
 
     Returns:
-        (B, R) float32, 0 after the end of a response.
+        (H, B, R) float32, 0 after the end of a response.
     """
     mask = rollout.response_mask
     input_ids, attention_mask, before = aligned(rollout)
     scores: Tensor = critic(input_ids, attention_mask)
-    return torch.zeros_like(mask, dtype=scores.dtype).masked_scatter(mask, scores[before])
+    return torch.stack(
+        [torch.zeros_like(mask, dtype=one.dtype).masked_scatter(mask, one[before]) for one in scores.unbind(-1)]
+    )

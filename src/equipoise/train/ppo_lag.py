@@ -1,6 +1,8 @@
-"""PPO-Lagrangian (METHOD §5): maximise reward while the expected cost stays below a limit.
+"""PPO-Lagrangian (METHOD §5) and its relatives: maximise reward while a constraint on cost holds.
 
 One step, in this order: sample, score, move λ, advantages, update. The maths is in `algos`; this file says when.
+What a token is worth (`advantages`), what must not be exceeded (`constraints`) and how λ follows (`duals`) are
+choices; with the default ones this is Safe RLHF.
 Old values are the critics' own output in the first pass over a rollout batch, before any optimizer step, so
 that no pass is spent on them; old log-probabilities come from the sampler, or like the old values from the first
 pass if what samples has weights of its own (`engine`).
@@ -12,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torch.optim import Optimizer
 
 from equipoise import artefact
 from equipoise.algos import credit, lagrange, policy
+from equipoise.algos.lagrange import LagrangeState
 from equipoise.data.load import load_prompts
 from equipoise.data.source import input_paths
 from equipoise.records import Response
@@ -29,14 +32,18 @@ from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout, by_length, part_of, rows, trim
 from equipoise.tokens.collate import Example, collate_prompts, collate_sft
+from equipoise.train.advantages import compare, critics_loss, fit, kl_in_loss, mixed_advantages
 from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
-from equipoise.train.config import ConstantLambda, DualAscent, OptimizerSettings, PpoLagConfig
+from equipoise.train.config import OptimizerSettings
+from equipoise.train.constraints import Costs, Limited, excess, names_of, watched, weigh
+from equipoise.train.duals import first_state, move
 from equipoise.train.engine import OldPolicy, old_policy, publish
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
-from equipoise.train.limit import count_limit_from, load_safe_answers
+from equipoise.train.limit import check_costs, costs_of, count_limit_from, load_safe_answers
 from equipoise.train.memory import SAMPLING, SCORING, UPDATING, memory_for, training
-from equipoise.train.ppo_metrics import Sums, add, check_finite, samples, summarise
+from equipoise.train.ppo_config import PpoLagConfig, Stream
+from equipoise.train.ppo_metrics import Sums, add, check_finite, multipliers, samples, summarise
 from equipoise.train.ppo_validate import Best, export, keep_best, load_held_out, validate
 from equipoise.train.processes import (
     agreed,
@@ -63,9 +70,6 @@ from equipoise.train.setup import (
 from equipoise.train.sft import load_examples
 from equipoise.train.sharded import open_mesh, whole, whole_copy
 
-Stream = Literal["reward", "cost"]
-STREAMS: tuple[Stream, ...] = ("reward", "cost")
-"""Each has its own critic, returns and advantages."""
 SHOWN = ("lambda", "mean_cost", "mean_reward", "unsafe_share", "kl", "response_length")
 """What the console line of a step shows; the file has all metrics."""
 
@@ -75,9 +79,14 @@ class LoopState:
     """All that a run remembers between steps besides weights and optimizers."""
 
     step: int  # finished steps
-    lam: float  # λ
-    window: tuple[float, ...]  # the last W costs, oldest first
+    duals: dict[str, LagrangeState]  # λ of each constraint by name; none without a limit
+    windows: dict[str, tuple[float, ...]]  # what each watched of the last W responses, oldest first
     best: Best | None  # the best feasible policy so far
+
+    @property
+    def lams(self) -> dict[str, float]:
+        """λ by name."""
+        return {name: dual.lam for name, dual in self.duals.items()}
 
 
 @lost_processes_named()
@@ -104,6 +113,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     if build.is_finished:
         return config.out
     check_sampler(config.sampler, config.longest)
+    names = names_of(config.constraint, prompts, check_costs(config))
     roles = load_roles(config, accelerator.device, open_mesh(config.hardware, accelerator))
     config = count_limit_from(safe, config, roles.cost, accelerator)
     ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
@@ -112,7 +122,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     check_lengths(roles, [*prompts, *held_out], ptx, config)
     total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
     adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}
-    state = resume(config, roles, adam)
+    state = resume(config, names, roles, adam)
     networks = {role: prepared(model, accelerator) for role, model in roles.trained().items()}
     optimizers = {role: accelerator.prepare(optimizer) for role, optimizer in adam.items()}
     actor = networks["actor"]
@@ -134,42 +144,41 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             batch = collate_prompts(roles.tokenizer, [p.messages for p in mine], config.max_prompt_length).batch
             generator = step_generator(config.seed, step, accelerator.process_index, accelerator.device)
             with memory_for("sampling", SAMPLING), whole(roles.actor):
-                rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
+                rollout = sampler.sample(
+                    batch.to(accelerator.device), config.sampling, generator, config.samples_per_prompt
+                )
 
             # score
-            responses = to_responses(mine, rollout, roles.tokenizer)
-            scored = score(responses, rollout, roles, config)
+            responses = to_responses(mine, rollout, roles.tokenizer, samples=config.samples_per_prompt)
+            scores = score(responses, rollout, roles, config)
+            seen = watched(config.constraint, names, [r.prompt for r in responses], scores.costs)
 
             # move λ: once per rollout batch, over all processes
-            state = move_lambda(state, gather(scored.costs.tolist(), accelerator), config)
+            state = move_lambda(state, {k: gather([*v.values()], accelerator) for k, v in seen.items()}, config)
+            weights = weigh(config.constraint, seen, scores.costs, state.lams)
+            scored = together(rollout, scores, weights, config)
 
             # advantages, update: one network after the other, so that one graph at a time is in memory
             sums: Sums = {}
-            sequences = config.batch_size / accelerator.num_processes
+            sequences = config.batch_size * config.samples_per_prompt / accelerator.num_processes
             limits = (config.micro_batch, config.micro_tokens)
-            pieces = [part_of(scored, part) for part in by_length(rollout, *limits)]
-            credits: list[dict[Stream, Advantages]] = [{} for _ in pieces]
+            parts = by_length(rollout, *limits)
+            pieces = [part_of(scored, part) for part in parts]
+            worth = compare(scored, parts, config, sums)
+            fits: list[dict[Stream, Advantages]] = [{} for _ in pieces]
             old: list[OldPolicy] = []
             for iteration in range(config.update_iters):
-                for stream in STREAMS:
-                    critic = networks[f"{stream}_critic"]
-                    for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
-                        with training(critic, f"{stream} critic", i, len(pieces), accelerator, config):
-                            values = critic_values(critic, piece.rollout)
+                for name, streams in config.critics.items():
+                    critic = networks[name]
+                    for i, piece in enumerate(pieces):
+                        with training(critic, name.replace("_", " "), i, len(pieces), accelerator, config):
+                            values = dict(zip(streams, critic_values(critic, piece.rollout), strict=True))
                             if iteration == 0:
-                                known[stream] = assign_credit(stream, piece, values, config, sums)
-                            value_loss, _ = policy.value_loss(
-                                values,
-                                known[stream].values,
-                                known[stream].returns,
-                                piece.rollout.response_mask,
-                                denominator=sequences,
-                                clip_range=config.clip_value,
-                            )
-                            accelerator.backward(value_loss)
-                        add(sums, **{f"{stream}_critic_loss": value_loss})
-                for i, (piece, known) in enumerate(zip(pieces, credits, strict=True)):
-                    mixed = lagrange.mix(known["reward"].advantages, known["cost"].advantages, state.lam)
+                                fits[i] |= {s: fit(s, piece, v, config, sums) for s, v in values.items()}
+                                worth[i] |= {s: fits[i][s].advantages for s in streams}
+                            accelerator.backward(critics_loss(values, fits[i], piece, sequences, config, sums))
+                for i, piece in enumerate(pieces):
+                    mixed = mixed_advantages(worth[i], piece.lams)
                     with training(actor, "actor", i, len(pieces), accelerator, config):
                         log_probs = actor_log_probs(actor, piece.rollout, config.sampling)
                         if iteration == 0:
@@ -182,7 +191,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
                             config.clip_ratio,
                             sequences,
                         )
-                        accelerator.backward(actor_loss)
+                        accelerator.backward(actor_loss + kl_in_loss(log_probs, piece, sequences, config, sums))
                     add(sums, actor_loss=actor_loss, clipped=moved.clipped, tokens=moved.tokens)
                     add(sums, approx_kl=moved.approx_kl)
                 targets = process_sum(sum(len(e.ids) - e.target_from for e in my_ptx), accelerator)
@@ -201,10 +210,11 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
 
             # log, evaluate, save
             state = replace(state, step=step + 1)
-            metrics = summarise(scored, responses, sums, state.lam, config, accelerator)
+            metrics = summarise(scored, responses, sums, config, accelerator)
+            metrics |= multipliers(state.lams, excess(config.constraint, state.windows), config.constraint)
             if config.validation and (state.step % config.validation.every == 0 or state.step == total):
                 with memory_for("answering and scoring held-out prompts", SAMPLING), whole(roles.actor):
-                    found = validate(roles, held_out, sampler, config, accelerator)
+                    found = validate(roles, held_out, names, sampler, config, accelerator)
                 state = replace(state, best=keep_best(found, state.best, state.step, roles, config, accelerator))
                 metrics |= found.metrics()
             log.log(state.step, metrics)
@@ -225,7 +235,8 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     if last is not None:
         facts = export(last, roles.tokenizer, state.best, config)
         drop_checkpoints(config.out)
-        facts |= {"steps": total, "lambda": state.lam, "cost_limit": config.cost_limit, "prompts": len(prompts)}
+        facts |= {"steps": total, "prompts": len(prompts)}
+        facts |= multipliers(state.lams, excess(config.constraint, state.windows), config.constraint)
         artefact.finish(build, facts)
     end(accelerator)
     return config.out
@@ -237,13 +248,16 @@ def draw_ptx(ptx: Sequence[Example], step: int, config: PpoLagConfig) -> list[Ex
     return [ptx[i] for i in batch_at(len(ptx), size, config.seed + 1, step)]
 
 
-def resume(config: PpoLagConfig, roles: Roles, optimizers: Mapping[str, Optimizer]) -> LoopState:
+def resume(
+    config: PpoLagConfig, names: Sequence[str], roles: Roles, optimizers: Mapping[str, Optimizer]
+) -> LoopState:
     """The state of the newest checkpoint, with its weights and optimizers in place; else that before step 0."""
     saved = load_checkpoint(config.out, roles.trained(), optimizers)
     if saved is None:
-        return LoopState(step=0, lam=config.lam.start, window=(), best=None)
+        return LoopState(0, {name: first_state(config.dual) for name in names}, dict.fromkeys(names, ()), None)
     best = Best(**saved["best"]) if saved["best"] else None
-    return LoopState(saved["step"], saved["lam"], tuple(saved["window"]), best)
+    duals = {name: LagrangeState(**dual) for name, dual in saved["duals"].items()}
+    return LoopState(saved["step"], duals, {name: tuple(seen) for name, seen in saved["windows"].items()}, best)
 
 
 def update(
@@ -261,58 +275,62 @@ def update(
         add(sums, **{f"{role}_grad_norm": norm})
 
 
+class Scores(NamedTuple):
+    """What is asked about the responses of a rollout."""
+
+    rewards: Sequence[float]
+    costs: Costs
+    ref_log_probs: Tensor  # (B, R) float32, nats
+
+
 @torch.no_grad()
-def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config: PpoLagConfig) -> ScoredRollout:
+def score(responses: Sequence[Response], rollout: Rollout, roles: Roles, config: PpoLagConfig) -> Scores:
     """Reward and cost of each response, and the reference's log-probabilities of its tokens."""
-    device = rollout.input_ids.device
     with memory_for("scoring by the reward model", SCORING):
-        rewards = torch.tensor(roles.reward.score(responses), device=device)
+        rewards = roles.reward.score(responses)
     with memory_for("scoring by the cost model", SCORING):
-        costs = torch.tensor(roles.cost.score(responses), device=device)
+        costs = costs_of(responses, roles.cost, config.constraint)
     ref_log_probs = torch.zeros_like(rollout.log_probs)
     with memory_for("reading the responses with the reference", SCORING), whole(roles.ref):
         for part in by_length(rollout, config.micro_batch, config.micro_tokens):
             piece = trim(rows(rollout, part))
             known = actor_log_probs(roles.ref, piece, config.sampling)
             ref_log_probs[part, : piece.response_mask.shape[1]] = known
+    return Scores(rewards, costs, ref_log_probs)
+
+
+def together(
+    rollout: Rollout, scores: Scores, weights: Sequence[tuple[float, float]], config: PpoLagConfig
+) -> ScoredRollout:
+    """Everything that is known of a rollout before the first update; `weights` are those of `weigh`."""
+    device = rollout.input_ids.device
+    rewards = torch.tensor(scores.rewards, device=device)
     return ScoredRollout(
         rollout=rollout,
-        ref_log_probs=ref_log_probs,
+        ref_log_probs=scores.ref_log_probs,
         rewards=credit.penalize_unfinished(rewards, rollout.finished, config.unfinished_penalty),
-        costs=costs,
+        costs=torch.tensor(scores.costs.overall, device=device),
+        watched=torch.tensor([cost for cost, _ in weights], device=device),
+        lams=torch.tensor([lam for _, lam in weights], device=device),
     )
 
 
-def move_lambda(state: LoopState, costs: Sequence[float], config: PpoLagConfig) -> LoopState:
-    """λ after one rollout batch; `costs` are the raw costs of all processes."""
-    size = (config.lam.window if isinstance(config.lam, DualAscent) else None) or len(costs)
-    window = lagrange.slide_window(state.window, costs, size)
-    mean_cost = math.fsum(window) / len(window)
-    before = lagrange.LagrangeState(state.lam)
-    match config.lam:
-        case ConstantLambda():
-            after = lagrange.constant_step(before, mean_cost)
-        case DualAscent(lr=lr, floor=floor, ceiling=ceiling):
-            after = lagrange.log_dual_step(
-                before, mean_cost, lr=lr, cost_limit=config.cost_limit, floor=floor, ceiling=ceiling
-            )
-    return replace(state, lam=after.lam, window=window)
+def move_lambda(state: LoopState, seen: Mapping[str, Sequence[float]], config: PpoLagConfig) -> LoopState:
+    """Every λ after one rollout batch; what nothing was seen of stays.
 
-
-@torch.no_grad()
-def assign_credit(
-    stream: Stream, scored: ScoredRollout, values: Tensor, config: PpoLagConfig, sums: Sums
-) -> Advantages:
-    """Advantages of rewards or of costs, with the critic of the same; values are old values."""
-    rollout = scored.rollout
-    shaping = (rollout.log_probs, scored.ref_log_probs, rollout.response_mask, config.kl_coef, config.clip_score)
-    if stream == "reward":
-        shaped = credit.shaped_rewards(scored.rewards, *shaping)
-    else:
-        shaped = credit.shaped_costs(scored.costs, *shaping)
-    add(sums, clamped=shaped.clamped_share * rollout.response_mask.sum() / len(STREAMS))
-    found = credit.gae(shaped.values, values, rollout.response_mask, config.gamma, config.gae_lambda)
-    return Advantages(found.advantages, values.detach(), found.returns)
+    Args:
+        state: Before it.
+        seen: Name → what each constraint watches, of the responses of all processes.
+        config: Has the constraint and the dual.
+    """
+    newest = {name: values for name, values in seen.items() if values}
+    windows = state.windows | {
+        name: lagrange.slide_window(state.windows[name], values, config.dual.window or len(values))
+        for name, values in newest.items()
+    }
+    exceeded = excess(config.constraint, {name: windows[name] for name in newest})
+    moved = {name: move(config.dual, state.duals[name], by) for name, by in exceeded.items()}
+    return replace(state, duals=state.duals | moved, windows=windows)
 
 
 def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
@@ -320,8 +338,9 @@ def _settings(role: str, config: PpoLagConfig) -> OptimizerSettings:
 
 
 def _bounds(config: PpoLagConfig) -> tuple[float, float]:
-    """Ceiling and floor of λ; a constant λ has no bounds to be pinned at."""
-    return (config.lam.ceiling, config.lam.floor) if isinstance(config.lam, DualAscent) else (math.inf, -math.inf)
+    """Ceiling and floor of λ; where nothing is limited it has no bounds to be pinned at."""
+    limited = isinstance(config.constraint, Limited)
+    return (config.dual.ceiling, config.dual.floor) if limited else (math.inf, -math.inf)
 
 
 def _inputs(config: PpoLagConfig) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """What a step of PPO-Lag says of itself: whether its numbers are finite, its metrics, a sample for people."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,7 +11,8 @@ from equipoise.algos import credit
 from equipoise.algos.masking import masked_sum
 from equipoise.records import Response
 from equipoise.tokens.batches import ScoredRollout
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.constraints import ALL, Constraint, FixedWeight, MeanCost, Unconstrained, UpperBound
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.processes import process_sums
 from equipoise.train.setup import finite
 
@@ -25,6 +26,8 @@ LOSSES = (
     "actor_grad_norm",
     "reward_critic_grad_norm",
     "cost_critic_grad_norm",
+    "critic_grad_norm",
+    "kl_loss",
 )
 
 
@@ -45,7 +48,6 @@ def summarise(
     scored: ScoredRollout,
     responses: Sequence[Response],
     sums: Sums,
-    lam: float,
     config: PpoLagConfig,
     accelerator: Accelerator,
 ) -> dict[str, float]:
@@ -62,22 +64,48 @@ def summarise(
         "repeated_share": _most_common([r.text for r in responses]),
         "same_start_share": _most_common([" ".join(r.text.split()[:3]) for r in responses]),
     }
-    means = {key: value / config.batch_size for key, value in process_sums(totals, accelerator).items()}
+    count = config.batch_size * config.samples_per_prompt
+    means = {key: value / count for key, value in process_sums(totals, accelerator).items()}
     passes = process_sums(sums, accelerator)
+    shaped = "clamped" in passes  # standardised advantages have no per-token rewards
     drawn = {}
     if "sampled" in passes:  # by an engine
         drawn["sampler_mismatch"] = passes["sampler_distance"] / passes["sampled"]
         drawn["truncated_share"] = passes["truncated"] / passes["sampled"]
     return {
-        "lambda": lam,
-        "cost_limit": config.cost_limit,
         **means,
         **{key: passes[key] / config.update_iters / accelerator.num_processes for key in LOSSES if key in passes},
         "clipped_share": passes["clipped"] / passes["tokens"],
         "approx_kl": passes["approx_kl"] / passes["tokens"],
-        "clamped_share": passes["clamped"] * config.update_iters / passes["tokens"],
+        **({"clamped_share": passes["clamped"] * config.update_iters / passes["tokens"]} if shaped else {}),
         **drawn,
     }
+
+
+def multipliers(
+    lams: Mapping[str, float], exceeded: Mapping[str, float], constraint: Constraint
+) -> dict[str, float]:
+    """λ and by how much its constraint is exceeded; of several the largest, and each under its name.
+
+    Args:
+        lams: Name → λ.
+        exceeded: Name → ĝ, as far as it is known.
+        constraint: Has the limit.
+    """
+    match constraint:
+        case FixedWeight(nu=nu):
+            return {"lambda": nu}
+        case Unconstrained():
+            return {"lambda": 0.0}
+    found = {"lambda": max(lams.values())}
+    if exceeded:
+        found["excess"] = max(exceeded.values())
+    if isinstance(constraint, MeanCost | UpperBound):
+        found["cost_limit"] = constraint.limit
+    if set(lams) != {ALL}:
+        found |= {f"lambda/{name}": lam for name, lam in lams.items()}
+        found |= {f"excess/{name}": by for name, by in exceeded.items()}
+    return found
 
 
 def add(sums: Sums, **values: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Held-out evaluation during RL, and which policy is the result.
 
-A policy is feasible when its mean cost on the held-out prompts is within the limit; the best is the feasible one
-with the highest mean reward. It lies in `checkpoints/best` until the run ends. Left out: confidence in that cost,
-which is the evaluation's work.
+A policy is feasible when its constraint holds on the held-out prompts, every one of several; the best is the
+feasible one with the highest mean reward. It lies in `checkpoints/best` until the run ends. Left out: confidence
+in that cost, which is the evaluation's work.
 """
 
 import shutil
@@ -21,9 +21,11 @@ from equipoise.records import Prompt, Response
 from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.rollout.sampler import Sampler
 from equipoise.tokens.collate import collate_prompts
-from equipoise.train.config import PpoLagConfig
+from equipoise.train.constraints import excess, watched
 from equipoise.train.engine import publish
-from equipoise.train.processes import process_sums, shard
+from equipoise.train.limit import costs_of
+from equipoise.train.ppo_config import PpoLagConfig
+from equipoise.train.processes import gather, process_sums, shard
 from equipoise.train.roles import Roles
 from equipoise.train.setup import batch_at, step_generator
 from equipoise.train.sharded import whole_copy
@@ -45,10 +47,11 @@ class Validated:
     mean_reward: float  # less the penalty of responses that never end, as in training
     mean_cost: float
     unsafe_share: float
+    excess: float | None  # by which a constraint is exceeded, the most of several; None: nothing is limited
 
     def metrics(self) -> dict[str, float]:
         """As they appear in metrics.jsonl."""
-        return {f"validation_{name}": value for name, value in vars(self).items()}
+        return {f"validation_{name}": value for name, value in vars(self).items() if value is not None}
 
 
 def load_held_out(config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
@@ -62,9 +65,23 @@ def load_held_out(config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def validate(
-    roles: Roles, prompts: Sequence[Prompt], sampler: Sampler, config: PpoLagConfig, accelerator: Accelerator
+    roles: Roles,
+    prompts: Sequence[Prompt],
+    names: Sequence[str],
+    sampler: Sampler,
+    config: PpoLagConfig,
+    accelerator: Accelerator,
 ) -> Validated:
-    """Answer the held-out prompts, with the same random numbers every time, and score the answers."""
+    """Answer the held-out prompts, with the same random numbers every time, and score the answers.
+
+    Args:
+        roles: The networks.
+        prompts: Held out, of all processes.
+        names: Of the constraints.
+        sampler: What draws.
+        config: Settings.
+        accelerator: Each process answers its share.
+    """
     publish(sampler, roles.actor, config.out, accelerator)
     mine = shard(prompts, accelerator)
     generator = step_generator(config.seed, 0, accelerator.process_index, accelerator.device)
@@ -75,20 +92,25 @@ def validate(
         batch = collate_prompts(roles.tokenizer, [p.messages for p in part], config.max_prompt_length).batch
         rollout = sampler.sample(batch.to(accelerator.device), config.sampling, generator)
         responses += to_responses(part, rollout, roles.tokenizer)
-    costs, unfinished = roles.cost.score(responses), sum(not response.finished for response in responses)
+    costs = costs_of(responses, roles.cost, config.constraint)
+    unfinished = sum(not response.finished for response in responses)
     totals = {
         "mean_reward": sum(roles.reward.score(responses)) - config.unfinished_penalty * unfinished,
-        "mean_cost": sum(costs),
-        "unsafe_share": sum(cost > 0 for cost in costs),
+        "mean_cost": sum(costs.overall),
+        "unsafe_share": sum(cost > 0 for cost in costs.overall),
     }
-    return Validated(**{key: value / len(prompts) for key, value in process_sums(totals, accelerator).items()})
+    means = {key: value / len(prompts) for key, value in process_sums(totals, accelerator).items()}
+    seen = watched(config.constraint, names, mine, costs)
+    gathered = {name: gather([*values.values()], accelerator) for name, values in seen.items()}
+    exceeded = excess(config.constraint, gathered)
+    return Validated(**means, excess=max(exceeded.values(), default=None))
 
 
 def keep_best(
     found: Validated, best: Best | None, step: int, roles: Roles, config: PpoLagConfig, accelerator: Accelerator
 ) -> Best | None:
     """Save the actor if it is feasible and better than the best so far."""
-    feasible = found.mean_cost <= config.cost_limit
+    feasible = found.excess is None or found.excess <= 0
     if not feasible or (best is not None and found.mean_reward <= best.reward):
         return best
     if config.keep == "best_feasible":

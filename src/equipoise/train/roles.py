@@ -1,4 +1,4 @@
-"""The six networks of RLHF by role: four that the loop runs itself, two that only have to answer with scores.
+"""The networks of RLHF by role: those that the loop runs itself, and two that only have to answer with scores.
 
 Each is a model of its own or, with `lora`, an adapter on frozen weights that they share (`shared_base`). Either is
 a network some of whose weights are trained, so the loops do not know which.
@@ -16,16 +16,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from equipoise.errors import ConfigError
 from equipoise.models.backbone import check_fit, load_causal_lm
 from equipoise.models.devices import pick_dtype
-from equipoise.models.score_head import Critic, load_scorer, read_head_settings
+from equipoise.models.score_head import Critic, Scorer, load_scorer, read_head_settings
 from equipoise.records import Prompt
 from equipoise.rollout.config import ModelScore, ScoreSourceConfig
 from equipoise.rollout.score import ScoreSource, model_source, open_score_source
 from equipoise.tokens.collate import Example
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids
-from equipoise.train.config import PpoLagConfig, SharedLora
+from equipoise.train.config import SharedLora
+from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import recompute_layers, without_dropout
 from equipoise.train.sharded import Network, load_device, shard_network, shard_source
-from equipoise.train.shared_base import SharedBase, open_base
+from equipoise.train.shared_base import open_base
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,14 @@ class Roles:
 
     actor: PreTrainedModel  # π_θ, trained
     ref: PreTrainedModel  # π_ref, frozen
-    reward_critic: Critic  # V_R, trained
-    cost_critic: Critic  # V_C, trained
+    critics: dict[str, Critic]  # V_R and V_C by name, trained; none where advantages need none
     reward: ScoreSource  # R_φ: any source of one number per response
     cost: ScoreSource  # C_ψ: > 0 is unsafe
     tokenizer: PreTrainedTokenizerBase  # of actor, ref and critics; reward and cost have their own
 
     def trained(self) -> dict[str, nn.Module]:
         """Role → network with an optimizer."""
-        return {"actor": self.actor, "reward_critic": self.reward_critic, "cost_critic": self.cost_critic}
+        return {"actor": self.actor, **self.critics}
 
 
 def load_roles(config: PpoLagConfig, device: torch.device, mesh: DeviceMesh | None = None) -> Roles:
@@ -58,7 +58,7 @@ def load_roles(config: PpoLagConfig, device: torch.device, mesh: DeviceMesh | No
     tokenizer = load_tokenizer(config.actor)
     if config.ref is not None:
         _check_tokens(config.ref, tokenizer, "reference", "Name a reference with the actor's tokenizer in ref.")
-    for path in _critic_starts(config):
+    for path in config.critic_starts.values():
         _check_tokens(
             path,
             tokenizer,
@@ -92,18 +92,16 @@ def _full_models(
     def policy(path: Path) -> PreTrainedModel:
         return load_causal_lm(path, dtype=dtype, device=place)
 
-    def critic(path: Path) -> Critic:
-        return trained(Critic(load_scorer(path, dtype=dtype, device=place)))
+    def critic(name: str, path: Path) -> Critic:
+        return trained(Critic(load_scorer(path, dtype=dtype, device=place), heads=len(config.critics[name])))
 
     def judge(source: ScoreSourceConfig) -> ScoreSource:
         return shard_source(open_score_source(source, device=place, dtype=dtype), mesh)
 
-    starts = _critic_starts(config)
     return Roles(
         actor=trained(policy(config.actor)),
         ref=shard_network(policy(config.ref or config.actor).requires_grad_(False), mesh),
-        reward_critic=critic(starts[0]),
-        cost_critic=critic(starts[1]),
+        critics={name: critic(name, path) for name, path in config.critic_starts.items()},
         reward=judge(config.reward),
         cost=judge(config.cost),
         tokenizer=tokenizer,
@@ -118,33 +116,27 @@ def _adapters(
     device: torch.device,
 ) -> Roles:
     """Every role on one frozen base, the actor's start, which is also the reference."""
-    starts = _critic_starts(config)
-    judges = [source.path for source in (config.reward, config.cost) if isinstance(source, ModelScore)]
-    base = open_base(config.actor, lora, config.seed, [*judges, *starts], dtype, device)
-    reward, reward_critic = _judge(base, "reward", config.reward, starts[0])
-    cost, cost_critic = _judge(base, "cost", config.cost, starts[1])
+    sources = {"reward": config.reward, "cost": config.cost}
+    starts = config.critic_starts
+    paths = [source.path for source in sources.values() if isinstance(source, ModelScore)]
+    base = open_base(config.actor, lora, config.seed, [*paths, *starts.values()], dtype, device)
+    scorers: dict[Path, Scorer] = {}  # frozen, by directory
+    judges: dict[str, ScoreSource] = {}
+    for role, source in sources.items():
+        if isinstance(source, ModelScore):
+            scorers[source.path] = scorer = base.scorer(role, source.path)
+            judges[role] = model_source(source, scorer)
+        else:
+            judges[role] = open_score_source(source, device=base.model.device, dtype=base.model.dtype)
+    critics = {
+        name: base.critic(name, path, scorers.get(path), heads=len(config.critics[name]))
+        for name, path in starts.items()
+    }
     ref = base.model
     if config.ref is not None:
         ref = load_causal_lm(config.ref, dtype=dtype, device=device, quantize=lora.quantize)
         ref.requires_grad_(False)
-    return Roles(base.actor(), ref, reward_critic, cost_critic, reward, cost, tokenizer)
-
-
-def _judge(base: SharedBase, role: str, source: ScoreSourceConfig, start: Path) -> tuple[ScoreSource, Critic]:
-    """Where the scores of a role come from, and the critic that starts from `start`."""
-    if not isinstance(source, ModelScore):
-        judge = open_score_source(source, device=base.model.device, dtype=base.model.dtype)
-        return judge, base.critic(f"{role}_critic", start, None)
-    scorer = base.scorer(role, source.path)
-    critic = base.critic(f"{role}_critic", start, scorer if start == source.path else None)
-    return model_source(source, scorer), critic
-
-
-def _critic_starts(config: PpoLagConfig) -> list[Path]:
-    """Where the reward critic and the cost critic start: a directory of their own, or the model of the scores."""
-    pairs = ((config.reward_critic, config.reward), (config.cost_critic, config.cost))
-    found = [path or (source.path if isinstance(source, ModelScore) else None) for path, source in pairs]
-    return [path for path in found if path is not None]  # PpoLagConfig refuses a source without a critic
+    return Roles(base.actor(), ref, critics, judges["reward"], judges["cost"], tokenizer)
 
 
 def check_lengths(roles: Roles, prompts: Sequence[Prompt], ptx: Sequence[Example], config: PpoLagConfig) -> None:
@@ -156,7 +148,7 @@ def check_lengths(roles: Roles, prompts: Sequence[Prompt], ptx: Sequence[Example
     longest = max(len(ids) for ids in many_prompt_ids(roles.tokenizer, [prompt.messages for prompt in prompts]))
     answered = longest + config.sampling.max_new_tokens
     check_fit(roles.actor, roles.tokenizer, max([answered, *(len(example.ids) for example in ptx)]))
-    for model in (roles.ref, roles.reward_critic.scorer.backbone, roles.cost_critic.scorer.backbone):
+    for model in (roles.ref, *(critic.scorer.backbone for critic in roles.critics.values())):
         check_fit(model, roles.tokenizer, answered)
 
 

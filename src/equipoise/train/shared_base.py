@@ -42,13 +42,14 @@ class SharedBase:
         scorer = load_scorer(path, dtype=self.model.dtype, device=self.model.device, quantize=self.lora.quantize)
         return scorer.requires_grad_(False)
 
-    def critic(self, role: str, path: Path, scorer: Scorer | None) -> Critic:
+    def critic(self, role: str, path: Path, scorer: Scorer | None, heads: int = 1) -> Critic:
         """A critic that starts from the scorer in a directory, head included.
 
         Args:
             role: Name of its adapter.
             path: The directory.
             scorer: The frozen scorer from there, if it is loaded.
+            heads: How many streams it gives the values of.
         """
         if _gives_adapter(path, self.lora):
             start = scorer_on(self.model, path, role, trainable=True)
@@ -57,7 +58,7 @@ class SharedBase:
             start = Scorer(on_same_weights(whole.backbone), whole.pooling)
             start.head.load_state_dict(whole.head.state_dict())
             train_adapter(start.backbone, role, self.lora, self.seed)
-        critic = Critic(start)
+        critic = Critic(start, heads)
         without_dropout(critic)
         return critic
 

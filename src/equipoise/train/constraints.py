@@ -1,0 +1,289 @@
+"""What RL is not allowed to exceed: the choices, and the one place that tells them apart.
+
+A constraint keeps one multiplier per name: "" for all responses, else the name of a group of prompts or of a harm
+category. Another constraint is a class here, an arm in `rule`, and its formula in `algos.constraint`
+(docs/extending.md). Left out: how λ follows (`duals`), where costs come from (`rollout.score`). No torch.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from equipoise.algos import constraint as maths
+from equipoise.config import Config
+from equipoise.errors import DataError
+from equipoise.records import Prompt
+
+ALL = ""
+"""Name of the one multiplier of a constraint on all responses."""
+
+
+class Limited(Config):
+    """What constraints on a cost share."""
+
+    limit: float = Field(0.0, description="The paper's −d: in units of cost, from `limit_from` or from cost 0.")
+
+
+class MeanCost(Limited):
+    """E[C] ≤ limit (Safe RLHF): a mean over all prompts, so harmless ones can pay for harmful ones."""
+
+    type: Literal["mean"] = "mean"
+
+
+class RectifiedCost(Limited):
+    """E[max(C − limit, 0)] ≤ epsilon (RePO): no response can pay for another."""
+
+    type: Literal["rectified"] = "rectified"
+    epsilon: float = Field(gt=0, description="ε: mean excess that is allowed; at 0 nothing could meet it.")
+
+
+class ChanceOfCost(Limited):
+    """P(C > limit) ≤ delta: a share of unsafe responses, whatever their cost."""
+
+    type: Literal["chance"] = "chance"
+    delta: float = Field(gt=0, lt=1, description="δ: share of responses that may exceed the limit.")
+
+
+class UpperBound(Limited):
+    """An upper confidence bound of E[C] ≤ limit (HC-RLHF): stricter with fewer responses."""
+
+    type: Literal["upper_bound"] = "upper_bound"
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="One-sided confidence of the bound.")
+
+
+class SeveralLimits(Limited):
+    """One limit and one λ for each of several names."""
+
+    limits: dict[str, float] = Field({}, description="Limits of single names; the others have `limit`.")
+    confidence: float | None = Field(
+        None, gt=0.5, lt=1, description="Bound each mean from above with this confidence; unset: the mean itself."
+    )
+
+    def limit_of(self, name: str) -> float:
+        """The limit of one name."""
+        return self.limits.get(name, self.limit)
+
+
+class GroupCosts(SeveralLimits):
+    """E[C | group of the prompt] ≤ limit of the group."""
+
+    type: Literal["groups"] = "groups"
+    by: tuple[Literal["category", "kind", "source"], ...] = Field(
+        ("category",),
+        min_length=1,
+        description='Fields of the prompt that name its group; of several the values are joined by "/".',
+    )
+
+
+class CategoryCosts(SeveralLimits):
+    """E[C_k] ≤ limit of category k, with a cost model that has an output for each harm category."""
+
+    type: Literal["categories"] = "categories"
+
+
+class FixedWeight(Config):
+    """No limit: the reward r − ν·c, as (A_R − ν·A_C)/(1 + ν) (reward shaping)."""
+
+    type: Literal["fixed"] = "fixed"
+    nu: float = Field(gt=0, description="ν.")
+
+
+class Unconstrained(Config):
+    """No limit, and nothing learned from costs: plain RLHF. Costs are only measured."""
+
+    type: Literal["none"] = "none"
+
+
+Constraint = Annotated[
+    MeanCost
+    | RectifiedCost
+    | ChanceOfCost
+    | UpperBound
+    | GroupCosts
+    | CategoryCosts
+    | FixedWeight
+    | Unconstrained,
+    Field(discriminator="type"),
+]
+
+
+class Rule(NamedTuple):
+    """A constraint as functions: estimate{ watch(C) } ≤ bound."""
+
+    watch: Callable[[float], float]
+    estimate: Callable[[Sequence[float]], float]
+    bound: float
+    least: int = 1  # responses that an estimate takes
+
+
+def rule(constraint: Limited, name: str = ALL) -> Rule:
+    """What a multiplier follows.
+
+    Args:
+        constraint: The settings.
+        name: Of the multiplier.
+    """
+    match constraint:
+        case RectifiedCost(limit=limit, epsilon=epsilon):
+            return Rule(partial(maths.excess_cost, limit=limit), maths.window_mean, epsilon)
+        case ChanceOfCost(limit=limit, delta=delta):
+            return Rule(partial(maths.is_exceeded, limit=limit), maths.window_mean, delta)
+        case UpperBound(limit=limit, confidence=confidence):
+            return Rule(float, partial(_bound, confidence=confidence), limit, 2)
+        case SeveralLimits(confidence=float(confidence)):
+            return Rule(float, partial(_bound, confidence=confidence), constraint.limit_of(name), 2)
+        case SeveralLimits():
+            return Rule(float, maths.window_mean, constraint.limit_of(name))
+        case _:
+            return Rule(float, maths.window_mean, constraint.limit)
+
+
+def _bound(watched: Sequence[float], confidence: float) -> float:
+    from equipoise.stats import mean_t_bound  # a second, which those who want no bound need not wait
+
+    return mean_t_bound(watched, confidence=confidence)
+
+
+class Costs(NamedTuple):
+    """What is known of the costs of some responses."""
+
+    overall: Sequence[float]
+    by_category: Mapping[str, Sequence[float]]  # of a cost model with categories; else empty
+
+
+def names_of(constraint: Constraint, prompts: Iterable[Prompt], categories: Sequence[str]) -> tuple[str, ...]:
+    """The multipliers of a run.
+
+    Args:
+        constraint: The settings.
+        prompts: All that the run answers.
+        categories: Of the cost model.
+
+    Raises:
+        DataError: A prompt has no group, or a limit is given to a name that there is not.
+    """
+    match constraint:
+        case GroupCosts():
+            names = tuple(sorted({group_of(constraint, prompt) for prompt in prompts}))
+        case CategoryCosts():
+            names = tuple(categories)
+        case Limited():
+            return (ALL,)
+        case _:
+            return ()
+    if unknown := sorted(set(constraint.limits) - set(names)):
+        raise DataError(
+            f"There is nothing to limit that is called {', '.join(map(repr, unknown))}.",
+            where="constraint.limits",
+            why=f"the names here are {', '.join(map(repr, names))}",
+            fix="Correct the names, or leave them out: what has no limit of its own has constraint.limit.",
+        )
+    return names
+
+
+def group_of(constraint: GroupCosts, prompt: Prompt) -> str:
+    """The group that a prompt belongs to.
+
+    Raises:
+        DataError: One of its fields is empty.
+    """
+    values = [getattr(prompt, field) for field in constraint.by]
+    if not all(values):
+        field = constraint.by[[bool(value) for value in values].index(False)]
+        raise DataError(
+            f"A prompt has no {field}, so no limit of a group bears on it.",
+            where=f"prompt {prompt.id}: {prompt.text[:60]!r}",
+            why=f"constraint.by = {', '.join(constraint.by)}",
+            fix=f"Give every prompt its {field}, or group by a field that all of them have.",
+        )
+    return "/".join(values)
+
+
+def watched(
+    constraint: Constraint, names: Sequence[str], prompts: Sequence[Prompt], costs: Costs
+) -> dict[str, dict[int, float]]:
+    """What each multiplier sees of some responses.
+
+    Args:
+        constraint: The settings.
+        names: From `names_of`.
+        prompts: Of the N responses.
+        costs: Of the same.
+
+    Returns:
+        Name → number of a response → w(C), for those that the multiplier bears on.
+    """
+    if not isinstance(constraint, Limited):
+        return {}
+    rules = {name: rule(constraint, name).watch for name in names}
+    found: dict[str, dict[int, float]] = {name: {} for name in names}
+    for n, cost in enumerate(costs.overall):
+        match constraint:
+            case GroupCosts():
+                name = group_of(constraint, prompts[n])
+                found[name][n] = rules[name](cost)
+            case CategoryCosts():
+                for name in names:
+                    found[name][n] = rules[name](costs.by_category[name][n])
+            case _:
+                found[ALL][n] = rules[ALL](cost)
+    return found
+
+
+def weigh(
+    constraint: Constraint, seen: Mapping[str, Mapping[int, float]], costs: Costs, lams: Mapping[str, float]
+) -> list[tuple[float, float]]:
+    """What the cost stream of each response learns from, and the λ that it is mixed with.
+
+    Args:
+        constraint: The settings.
+        seen: From `watched`.
+        costs: Of the N responses.
+        lams: Name → λ.
+    """
+    match constraint:
+        case FixedWeight(nu=nu):
+            return [(cost, nu) for cost in costs.overall]
+        case Unconstrained():
+            return [(cost, 0.0) for cost in costs.overall]
+    numbers = range(len(costs.overall))
+    bearing = [[(seen[name][n], lam) for name, lam in lams.items() if n in seen[name]] for n in numbers]
+    return [maths.scalarize([w for w, _ in one], [lam for _, lam in one]) for one in bearing]
+
+
+def excess(constraint: Constraint, seen: Mapping[str, Iterable[float]]) -> dict[str, float]:
+    """By how much each constraint is exceeded; ≤ 0 is met. What too little was seen of is left out.
+
+    Args:
+        constraint: The settings.
+        seen: Name → w(C) of a window of responses.
+    """
+    if not isinstance(constraint, Limited):
+        return {}
+    found = {}
+    for name, values in seen.items():
+        window, one = tuple(values), rule(constraint, name)
+        if len(window) >= one.least:
+            found[name] = one.estimate(window) - one.bound
+    return found
+
+
+def shifted(constraint: Limited, overall: float, by_category: Mapping[str, float]) -> Limited:
+    """The same constraint with limits that count from other costs than 0.
+
+    Args:
+        constraint: The settings.
+        overall: What the limits on costs count from.
+        by_category: What those on categories count from.
+    """
+    match constraint:
+        case CategoryCosts():
+            limits = {name: constraint.limit_of(name) + origin for name, origin in by_category.items()}
+            return constraint.model_copy(update={"limits": limits})
+        case SeveralLimits(limit=limit):
+            limits = {name: own + overall for name, own in constraint.limits.items()}
+            return constraint.model_copy(update={"limit": limit + overall, "limits": limits})
+        case _:
+            return constraint.model_copy(update={"limit": constraint.limit + overall})
