@@ -136,15 +136,8 @@ def make_plan(config: RunConfig) -> list[Step]:
             tree = merge([*settings, {"model": start, "pairs": list(pairs)}])
             judges.append(plan.add(f"{name}/{kind}", stage, tree, [*labelled, *made_by]))
         reward, cost = judges
-        wired = {
-            "actor": policy,
-            "reward": {"type": "model", "path": reward},
-            "cost": {"type": "model", "path": cost},
-            "prompts": training,
-            "ptx": data.ptx,
-            **({"validation": {"prompts": data.validation}} if data.validation else {}),
-            **({"limit_from": judged} if config.limit_from == "labels" else {}),
-        }
+        labels = judged if config.limit_from == "labels" else None
+        wired = wire_ppo_lag(data, policy, reward=reward, cost=cost, prompts=training, limit_from=labels)
         policy = plan.add(
             f"{name}/policy",
             PPO_LAG,
@@ -210,6 +203,30 @@ def find_data(config: RunConfig) -> Data:
         if not getattr(data, name):
             raise ConfigError(f"The recipe gives no {name}.", fix=f"Add `{name} = …` to the recipe.")
     return data
+
+
+def wire_ppo_lag(
+    data: Data, actor: Path, *, reward: Path, cost: Path, prompts: Sources, limit_from: Sources | None
+) -> Tree:
+    """The settings of PPO-Lag that come from earlier steps.
+
+    Args:
+        data: Of the run: tells the text of PTX and the prompts to validate on.
+        actor: The policy to start from.
+        reward: Reward model.
+        cost: Cost model.
+        prompts: To answer.
+        limit_from: Labels that say where safe ends on the cost model's scale; None leaves its zero.
+    """
+    return {
+        "actor": actor,
+        "reward": {"type": "model", "path": reward},
+        "cost": {"type": "model", "path": cost},
+        "prompts": prompts,
+        "ptx": data.ptx,
+        **({"validation": {"prompts": data.validation}} if data.validation else {}),
+        **({"limit_from": limit_from} if limit_from is not None else {}),
+    }
 
 
 def first_policy(plan: Plan, data: Data) -> tuple[Path, list[str]]:

@@ -41,6 +41,7 @@ from equipoise.rounds.plan import (
     find_data,
     first_policy,
     label_answers,
+    wire_ppo_lag,
 )
 from equipoise.rounds.run import SUMMARY, run_steps
 
@@ -158,18 +159,18 @@ def _train_cost(shared: Shared, name: str) -> None:
 def _play(shared: Shared, variant: PpoLagVariant) -> Path:
     """PPO-Lag from the first policy."""
     plan, config, data = shared.plan, shared.config, shared.data
-    steps = {"reward": shared.scorer("reward", variant.reward), "cost": shared.scorer("cost", variant.cost)}
-    origin = variant.limit_from or config.limit_from
-    wired = {
-        "actor": shared.start,
-        **{kind: {"type": "model", "path": plan.path(step)} for kind, step in steps.items()},
-        "prompts": data.prompts,
-        "ptx": data.ptx,
-        **({"validation": {"prompts": data.validation}} if data.validation else {}),
-        **({"limit_from": shared.safety} if origin == "labels" else {}),
-    }
+    reward, cost = shared.scorer("reward", variant.reward), shared.scorer("cost", variant.cost)
+    labels = shared.safety if (variant.limit_from or config.limit_from) == "labels" else None
+    wired = wire_ppo_lag(
+        data,
+        shared.start,
+        reward=plan.path(reward),
+        cost=plan.path(cost),
+        prompts=data.prompts,
+        limit_from=labels,
+    )
     tree = merge([config.ppo_lag, shared.round.ppo_lag, variant.ppo_lag, wired])
-    return plan.add(f"policies/{variant.name}", PPO_LAG, tree, [*shared.made_by, *steps.values()])
+    return plan.add(f"policies/{variant.name}", PPO_LAG, tree, [*shared.made_by, reward, cost])
 
 
 def _imitate(shared: Shared, variant: SafeSftVariant) -> Path:
