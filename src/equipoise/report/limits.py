@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from equipoise.artefact import Manifest
 from equipoise.evaluate.elo import Elo
 from equipoise.evaluate.judges import VerdictSource
-from equipoise.report.history import Evaluation
+from equipoise.evaluate.summary import Evaluation
 
 PHRASES = ("equipoise.evaluate.refusal:refusals", "equipoise.evaluate.judges:keyword_refusals")
 """The built-in rules on refusals, under the names that evaluations know them by."""
