@@ -191,6 +191,17 @@ def test_wrong_policies_are_found_before_anything_is_asked(tmp_path, server):
     assert server.bodies == []
 
 
+def test_settings_that_no_endpoint_takes_are_refused_where_they_are_read():
+    endpoint = {"type": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    given = {"out": "o", "policies": {"a": endpoint}, "prompts": ["p"], "verdict": "synthetic:verdicts"}
+    hot = {"sampling": {"temperature": 2.5}}
+    assert EvaluateConfig(**{**given, "policies": {"a": {**endpoint, "temperature": 1}}}, respond=hot)
+    with pytest.raises(ValidationError, match="options may not hold response_format"):
+        EvaluateConfig(**{**given, "policies": {"a": {**endpoint, "options": {"response_format": {}}}}})
+    with pytest.raises(ValidationError, match="temperature is at most 2"):
+        EvaluateConfig(**given, respond=hot)
+
+
 def test_a_model_s_directory_is_asked_once_and_its_answers_kept(tmp_path, server):
     policy = make_policy(tmp_path / "tiny")
     settings = {
