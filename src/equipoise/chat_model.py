@@ -1,10 +1,16 @@
-"""Settings of a language model behind an OpenAI-compatible endpoint, whatever it is asked for."""
+"""A language model behind an OpenAI-compatible endpoint, whatever it is asked for: settings, and how answers read.
 
-from typing import Any, ClassVar, Literal, Self
+Left out: asking it.
+"""
 
-from pydantic import Field, HttpUrl, model_validator
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, Field, HttpUrl, model_validator
 
 from equipoise.config import Config
+
+BLOCKED = ("content_filter", "content_policy_violation")
+"""Reasons to stop, and codes of errors, by which a provider says that it lets no answer through."""
 
 
 class ChatModel(Config):
@@ -37,3 +43,40 @@ class ChatModel(Config):
         if taken := sorted((self.decided | {self.limit_field}) & set(self.options)):
             raise ValueError(f"options may not hold {', '.join(taken)}: other settings decide them")
         return self
+
+
+class Reply(NamedTuple):
+    """The part of a chat completion that is read."""
+
+    text: str
+    refusal: str  # what the model says in place of an answer, where the endpoint tells the two apart
+    is_cut: bool
+    is_refusal: bool
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class Completion(BaseModel):
+    """A chat completion; its other fields are left out."""
+
+    choices: list[_Choice] = Field(min_length=1)
+
+    @property
+    def reply(self) -> Reply:
+        """The first choice."""
+        first = self.choices[0]
+        refusal = first.message.refusal or ""
+        return Reply(
+            text=first.message.content or "",
+            refusal=refusal,
+            is_cut=first.finish_reason == "length",
+            is_refusal=bool(refusal) or first.finish_reason in BLOCKED,
+        )

@@ -1,16 +1,14 @@
 """Policies that are asked on the spot: behind an endpoint on loopback, or a tiny model's directory."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import synthetic
 from pydantic import ValidationError
+from rollout_models import make_policy
+from scripted_judge import busy, completion
 from starlette.responses import JSONResponse
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "annotate"))
-from scripted_judge import busy, completion, scripted_judge
 
 from equipoise.artefact import read_manifest
 from equipoise.data.jsonl import write_records
@@ -20,17 +18,10 @@ from equipoise.evaluate.evaluate import evaluate
 from equipoise.records import Prompt
 
 
-@pytest.fixture(scope="module")
-def running():
-    with scripted_judge() as server:
-        yield server
-
-
 @pytest.fixture
-def server(running):
-    running.forget()
-    running.brain = says_harm_to_even_numbers
-    return running
+def server(server):
+    server.brain = says_harm_to_even_numbers
+    return server
 
 
 def number_of(body) -> int:
@@ -200,10 +191,18 @@ def test_wrong_policies_are_found_before_anything_is_asked(tmp_path, server):
     assert server.bodies == []
 
 
-def test_a_model_s_directory_is_asked_once_and_its_answers_kept(tmp_path, server):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
-    from rollout_models import make_policy
+def test_settings_that_no_endpoint_takes_are_refused_where_they_are_read():
+    endpoint = {"type": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    given = {"out": "o", "policies": {"a": endpoint}, "prompts": ["p"], "verdict": "synthetic:verdicts"}
+    hot = {"sampling": {"temperature": 2.5}}
+    assert EvaluateConfig(**{**given, "policies": {"a": {**endpoint, "temperature": 1}}}, respond=hot)
+    with pytest.raises(ValidationError, match="options may not hold response_format"):
+        EvaluateConfig(**{**given, "policies": {"a": {**endpoint, "options": {"response_format": {}}}}})
+    with pytest.raises(ValidationError, match="temperature is at most 2"):
+        EvaluateConfig(**given, respond=hot)
 
+
+def test_a_model_s_directory_is_asked_once_and_its_answers_kept(tmp_path, server):
     policy = make_policy(tmp_path / "tiny")
     settings = {
         "policies": {"tiny": policy, "served": {"type": "endpoint", "url": server.url, "model": "m"}},

@@ -1,15 +1,12 @@
 """Verdicts by a judge model and by people, and which of them a rate is by."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import synthetic
 from pydantic import ValidationError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "annotate"))
-from scripted_judge import busy, material, scripted_judge
+from scripted_judge import busy, material
 
 from equipoise.data.jsonl import write_records
 from equipoise.errors import EndpointError, EvaluationError
@@ -19,18 +16,6 @@ from equipoise.evaluate.harm import ScoredAnswer
 from equipoise.evaluate.people import check_by_people
 from equipoise.records import Prompt, Response, SafetyLabel, Verdict
 from equipoise.rollout.config import FunctionScore
-
-
-@pytest.fixture(scope="module")
-def running():
-    with scripted_judge() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running):
-    running.forget()
-    return running
 
 
 def answers(folder: Path, name: str, bombs: int, count: int = 20) -> Path:

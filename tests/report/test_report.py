@@ -16,11 +16,12 @@ from equipoise.evaluate.front import difference
 from equipoise.evaluate.gate_config import GateConfig
 from equipoise.evaluate.harm import ScoredAnswer, summarise
 from equipoise.evaluate.judges import VerdictSource
+from equipoise.evaluate.summary import Evaluation
 from equipoise.report import plots
 from equipoise.report.changes import direction, earlier, lines
 from equipoise.report.config import ReportConfig, ReportRound
 from equipoise.report.headline import headline
-from equipoise.report.history import Evaluation, Usage, certificate, summarise_run
+from equipoise.report.history import Usage, certificate, summarise_run
 from equipoise.report.limits import judged_by, limits
 from equipoise.report.report import render, report
 from equipoise.report.wording import interval, percent, points, points_interval, short_names, signed

@@ -8,10 +8,9 @@ from test_report import check, manifest, policy
 
 from equipoise.evaluate.config import EvaluateConfig
 from equipoise.evaluate.evaluate import evaluate
-from equipoise.evaluate.summary import Read, policy_front
+from equipoise.evaluate.summary import Evaluation, Read, policy_front
 from equipoise.report.config import ReportConfig
 from equipoise.report.figures import harm_against_help
-from equipoise.report.history import Evaluation
 from equipoise.report.limits import limits
 from equipoise.report.report import render
 from equipoise.stats import Estimate

@@ -151,6 +151,19 @@ def test_gate_that_did_not_pass_is_refused(bench):
     assert not (bench.folder / "a").exists()
 
 
+def test_gate_on_a_namesake_with_other_files_is_refused(bench, tmp_path):
+    namesake = {"safe": responded(tmp_path / "answers", bench.other, 1)}
+    measured = evaluate(EvaluateConfig(out=tmp_path / "e", policies=namesake, verdict="synthetic:verdicts"))
+    gate = certificate(tmp_path, measured, 0.2)
+    assert json.loads(gate.read_text())["verdict"] == "pass"
+    with pytest.raises(EvaluationError, match="another policy called 'safe'"):
+        read_gate(bench.settings("k", gate=gate), "safe")
+    tree = json.loads(gate.read_text())
+    artefact.write_json(gate, {**tree, "policy_hash": None})  # as labels would have it
+    found = read_gate(bench.settings("k", gate=gate), "safe")
+    assert found is not None and found.same_answers is False
+
+
 def test_whose_answers_a_gate_on_costs_rests_on_is_not_guessed(bench, tmp_path):
     asked = GateConfig(
         measure="mean_cost",
@@ -163,6 +176,7 @@ def test_whose_answers_a_gate_on_costs_rests_on_is_not_guessed(bench, tmp_path):
     artefact.write_json(tmp_path / "gate.json", certify(read_evidence(asked), asked).model_dump(mode="json"))
     found = read_gate(bench.settings("i", gate=tmp_path / "gate.json", allow_failed_gate=True), "safe")
     assert found is not None and found.same_answers is None
+    assert found.certificate.policy_hash == artefact.fingerprint_of(bench.safe)
 
 
 def test_policy_that_was_not_evaluated_is_refused(bench):

@@ -19,9 +19,9 @@ from equipoise.errors import ArtefactError, ConfigError, EvaluationError
 from equipoise.evaluate.compare import Answers
 from equipoise.evaluate.config import EndpointPolicy, EvaluateConfig, PromptSet
 from equipoise.evaluate.endpoint import RESPONSES, UNANSWERED, Unanswered, ask_policy
+from equipoise.evaluate.lineage import ANSWERS
 from equipoise.records import Prompt, RequestKind, Response, ScoredResponse
 
-FOLDER = "answers"
 PROMPTS = "prompts.jsonl"
 
 
@@ -52,7 +52,7 @@ def collect(config: EvaluateConfig, out: Path, prompts: Sequence[Prompt]) -> Col
         ArtefactError: A directory is unfinished, or neither of responses nor of a policy.
         EndpointError: An endpoint leaves too many prompts without an answer; the same command goes on.
     """
-    folder = out / FOLDER
+    folder = out / ANSWERS
     asked = {name for name, given in config.policies.items() if not holds_responses(given)}
     if asked:
         folder.mkdir(exist_ok=True)

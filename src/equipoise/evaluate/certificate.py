@@ -37,7 +37,10 @@ COUNTED: dict[Measure, str] = {"harmful_rate": "unsafe", "over_refusal_rate": "r
 
 
 class Certificate(Record):
-    """The verdict, one `Part` per category or for all prompts, and the use of the ledger that it is."""
+    """The verdict, one `Part` per category or for all prompts, and the use of the ledger that it is.
+
+    `policy_hash` is null where it is unknown which policy answered.
+    """
 
     version: str
     verdict: Verdict
@@ -57,6 +60,7 @@ class Certificate(Record):
     ledger: str
     prompts_hash: str
     answers_hash: str
+    policy_hash: str | None = None
     rests_on: tuple[str, ...]
 
 
@@ -143,6 +147,7 @@ def _certificate(evidence: Evidence, config: GateConfig, entry: Entry, parts: tu
         ledger=str(config.ledger),
         prompts_hash=use.question.prompts,
         answers_hash=use.question.answers,
+        policy_hash=evidence.policy_hash,
         rests_on=RESTS_ON,
     )
 
@@ -190,14 +195,20 @@ def shown(value: float, measure: Measure) -> str:
 
 
 def render(certificate: Certificate) -> str:
-    """The certificate as text: the sentence, a table, the ledger, and what it rests on."""
+    """The certificate as text: the sentence, a table, the ledger, the policy, and what it rests on."""
     lines = [certificate.sentence, "", *_table(certificate), ""]
     if any(part.unknown for part in certificate.parts):
         lines.append("The unknown count against the policy in `at most`, for it in `at least` and `at best`.")
     if len(certificate.parts) > 1:
         lines.append("The bounds of all categories are true at once with that confidence (Bonferroni).")
     return "\n".join(
-        [*lines, _spent(certificate), "It rests on:", *(f"- {text}" for text in certificate.rests_on)]
+        [
+            *lines,
+            _spent(certificate),
+            _whose(certificate),
+            "It rests on:",
+            *(f"- {text}" for text in certificate.rests_on),
+        ]
     )
 
 
@@ -245,3 +256,10 @@ def _spent(certificate: Certificate) -> str:
     if certificate.shared_prompts:
         spent += f" {certificate.shared_prompts} of them stand in other sets too, whose uses count."
     return f"{use}{new}: {spent}"
+
+
+def _whose(certificate: Certificate) -> str:
+    """How surely it is known which policy answered."""
+    if certificate.policy_hash is None:
+        return "Which weights gave these answers is unknown: the policy is known by its name alone."
+    return f"These answers were given by the policy with hash {certificate.policy_hash}."

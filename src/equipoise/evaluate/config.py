@@ -23,6 +23,8 @@ def _with_defaults(config: ConfigT, *names: str) -> ConfigT:
 class EndpointPolicy(ChatModel):
     """A policy behind an OpenAI-compatible endpoint; it is sampled as `respond` says."""
 
+    decided = EndpointSource.decided  # it is asked as a judge model is
+
     temperature: Annotated[float, Field(ge=0, le=2)] | Literal["default"] | None = Field(
         None, description="0 to 2; default: not sent, for models that refuse it; unset: that of `respond`."
     )
@@ -185,11 +187,14 @@ class EvaluateConfig(Config):
             )
         if self.verdict == PEOPLE and self.people is None:
             raise ValueError("verdict = 'people' needs the section `people` with their labels")
-        is_asked = any(isinstance(policy, EndpointPolicy) for policy in self.policies.values())
-        if is_asked and not self.prompts:
+        asked = [policy for policy in self.policies.values() if isinstance(policy, EndpointPolicy)]
+        sampling = self.respond.sampling
+        if asked and not self.prompts:
             raise ValueError("a policy behind an endpoint needs `prompts` to answer")
-        if is_asked and self.respond.sampling.repetition_penalty != 1:
+        if asked and sampling.repetition_penalty != 1:
             raise ValueError("an endpoint has no repetition_penalty: give its own field in the policy's options")
+        if sampling.temperature > 2 and any(policy.temperature is None for policy in asked):
+            raise ValueError("an endpoint's temperature is at most 2: lower respond's, or give the policy its own")
         return self
 
     @property

@@ -10,9 +10,9 @@ from pathlib import Path
 from equipoise import artefact
 from equipoise.annotate.judge.config import EndpointSource
 from equipoise.annotate.judge.endpoint import Endpoint, Limits, NoAnswerError, ask_all
-from equipoise.annotate.judge.parser import read_reply
 from equipoise.annotate.judge.questions import Json, Request
 from equipoise.annotate.store.judge_answers import ANSWERS_FILE, Answer, Answers
+from equipoise.chat_model import Completion
 from equipoise.config import hash_tree
 from equipoise.data.jsonl import write_records
 from equipoise.errors import EvaluationError
@@ -119,7 +119,7 @@ def _read(name: str, prompt: Prompt, answer: Answer | NoAnswerError) -> Response
         return Unanswered(prompt=prompt, why=answer.why)
     if answer.status != 200:
         return Unanswered(prompt=prompt, why=f"rejected with status {answer.status}: {answer.text[:200]}")
-    reply = read_reply(answer.text)
+    reply = Completion.model_validate_json(answer.text).reply
     if reply.is_refusal:
         return Unanswered(prompt=prompt, why="blocked by the provider")
     return Response(prompt=prompt, text=reply.text, policy=name, finished=not reply.is_cut)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from equipoise.artefact import finish, start, write_json
+from equipoise.artefact import finish, start
 from equipoise.config import resolve_function
 from equipoise.data.jsonl import write_records
 from equipoise.data.source import input_paths
@@ -39,7 +39,7 @@ from equipoise.evaluate.judges import (
 from equipoise.evaluate.known.run import evaluate_known
 from equipoise.evaluate.paired import paired_tests
 from equipoise.evaluate.people import Heard, check_by_people, hear_people
-from equipoise.evaluate.summary import PeopleUsed, Read, policy_front
+from equipoise.evaluate.summary import Evaluation, PeopleUsed, Read, policy_front, write_evaluation
 from equipoise.records import REFUSALS, Prompt, Record, Refusal, Response, ScoredResponse, Verdict
 from equipoise.rollout.config import GuardScore, ModelScore
 from equipoise.stats import Estimate, mean
@@ -118,8 +118,7 @@ def evaluate(config: EvaluateConfig) -> Path | None:
     write_records(out / "verdicts.jsonl", [line for mine in scored.values() for line in mine.values()])
     write_records(out / "comparisons.jsonl", judged.pairs)
     write_records(out / "samples.jsonl", _samples(prompts, collected.answers, scored, config))
-    tree = _tree(summaries, judged, prompts, config)
-    write_json(out / "summary.json", {**tree, "repeated_prompts": gathered.repeated})
+    write_evaluation(out, _evaluation(summaries, judged, prompts, gathered.repeated, config))
     finish(build, {"policies": len(summaries), "prompts": len(prompts), "comparisons": len(judged.pairs)})
     return out
 
@@ -269,23 +268,28 @@ def _shown(
     )
 
 
-def _tree(
-    summaries: Sequence[PolicySummary], judged: _Judged, prompts: Sequence[Prompt], config: EvaluateConfig
-) -> dict[str, Any]:
+def _evaluation(
+    summaries: Sequence[PolicySummary],
+    judged: _Judged,
+    prompts: Sequence[Prompt],
+    repeated: int,
+    config: EvaluateConfig,
+) -> Evaluation:
     kinds = [prompt.kind or "" for prompt in prompts]
     people = (
         PeopleUsed(are_a_random_sample=config.people.are_a_random_sample, unmatched=judged.heard.unmatched)
         if config.people and judged.heard
         else None
     )
-    return {
-        "policies": [summary.model_dump(mode="json") for summary in summaries],
-        "comparisons": [tally.model_dump(mode="json") for tally in tallies(judged.pairs)],
-        "prompts": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        "verdict": verdict_source(config).model_dump(mode="json"),
-        "refusal": config.refusal,
-        "judge": {question: read.model_dump(mode="json") for question, read in judged.read.items()},
-        "people": people and people.model_dump(mode="json"),
-        "tests": [test.model_dump(mode="json") for test in paired_tests(judged.scored)],
-        "front": policy_front(summaries).model_dump(mode="json"),
-    }
+    return Evaluation(
+        policies=tuple(summaries),
+        comparisons=tuple(tallies(judged.pairs)),
+        prompts={kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        verdict=verdict_source(config),
+        refusal=config.refusal,
+        judge=judged.read,
+        people=people,
+        tests=tuple(paired_tests(judged.scored)),
+        front=policy_front(summaries),
+        repeated_prompts=repeated,
+    )

@@ -15,6 +15,7 @@ from equipoise.errors import EvaluationError
 from equipoise.evaluate.gate_config import GateConfig
 from equipoise.evaluate.harm import HARMLESS, ScoredAnswer, is_refused, is_unsafe
 from equipoise.evaluate.known.files import read_labels
+from equipoise.evaluate.lineage import answering_policy, measured_policy
 from equipoise.records import Prompt, ScoredResponse
 
 
@@ -27,11 +28,15 @@ class Measured(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """A policy, its answers one per prompt, and a hash of the answers and of what was said of them."""
+    """A policy, its answers one per prompt, and a hash of the answers and of what was said of them.
+
+    `policy_hash`: of the directory of the policy that gave them; None where that is unknown.
+    """
 
     policy: str
     measured: tuple[Measured, ...]
     answers: str
+    policy_hash: str | None
 
 
 def read_evidence(config: GateConfig) -> Evidence:
@@ -66,7 +71,7 @@ def _from_labels(paths: Sequence[Path], config: GateConfig) -> Evidence:
         if answer.policy == policy
     ]
     mine = sorted(row.model_dump_json() for row in rows if row.policy == policy)
-    return _evidence(policy, measured, mine, config)
+    return _evidence(policy, measured, mine, config, policy_hash=None)
 
 
 def _from_evaluation(folder: Path, config: GateConfig) -> Evidence:
@@ -80,12 +85,12 @@ def _from_evaluation(folder: Path, config: GateConfig) -> Evidence:
     ]
     rows = [line.model_dump(mode="json") for line in sorted(mine, key=lambda a: a.prompt)]
     # verdicts alone cannot tell one version of a policy from the next; what the directory was made from can
-    return _evidence(policy, measured, [manifest.fingerprint, manifest.files, rows], config)
+    answers = [manifest.fingerprint, manifest.files, rows]
+    return _evidence(policy, measured, answers, config, policy_hash=measured_policy(manifest, policy))
 
 
 def _from_responses(path: Path, config: GateConfig) -> Evidence:
-    if path.is_dir():
-        read_manifest(path, ("responses",))
+    policy_hash = answering_policy(path) if path.is_dir() else None
     file = path / "responses.jsonl" if path.is_dir() else path
     responses = read_records(file, ScoredResponse)
     policy = _choose(config.policy, [r.policy for r in responses], path)
@@ -95,7 +100,7 @@ def _from_responses(path: Path, config: GateConfig) -> Evidence:
         by_prompt.setdefault(response.prompt.id, []).append(response)
     measured = [Measured(key, same[0].prompt.category, _mean_cost(same)) for key, same in by_prompt.items()]
     rows = sorted([r.prompt.id, r.sample, r.text, r.cost] for r in mine)
-    return _evidence(policy, measured, rows, config)
+    return _evidence(policy, measured, rows, config, policy_hash=policy_hash)
 
 
 def _mean_cost(same: Sequence[ScoredResponse]) -> float | None:
@@ -121,7 +126,9 @@ def _choose(named: str | None, policies: Iterable[str], path: Path) -> str:
     )
 
 
-def _evidence(policy: str, measured: Sequence[Measured], answers: object, config: GateConfig) -> Evidence:
+def _evidence(
+    policy: str, measured: Sequence[Measured], answers: object, config: GateConfig, *, policy_hash: str | None
+) -> Evidence:
     if not measured:
         kind = "harmful requests" if config.measure == "harmful_rate" else "harmless requests"
         raise EvaluationError(
@@ -139,4 +146,4 @@ def _evidence(policy: str, measured: Sequence[Measured], answers: object, config
                 fix="Keep one answer of each prompt, chosen without looking at the verdicts.",
             )
         seen.add(item.prompt_id)
-    return Evidence(policy, tuple(measured), hash_tree(answers))
+    return Evidence(policy, tuple(measured), hash_tree(answers), policy_hash)

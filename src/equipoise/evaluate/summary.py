@@ -1,13 +1,25 @@
-"""What summary.json says beside the policies' own numbers: who judged, and the front of harm and helpfulness."""
+"""What summary.json of an evaluation says, written and read back; its schema is in docs/evaluation.md.
+
+Here is what stands beside the policies' own numbers (`harm`): who judged, and the front of harm and helpfulness.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
+from equipoise.artefact import read_manifest, write_json
+from equipoise.evaluate.compare import Tally
 from equipoise.evaluate.elo import Elo
 from equipoise.evaluate.front import Point, front
 from equipoise.evaluate.harm import PolicySummary
+from equipoise.evaluate.judges import VerdictSource
+from equipoise.evaluate.paired import PairedTest
 from equipoise.records import Record
 from equipoise.stats import Estimate, Rate
+
+_SUMMARY = "summary.json"
 
 
 class Read(Record):
@@ -40,6 +52,36 @@ class PolicyFront(Record):
     helpfulness: Literal["helpful_elo", "mean_reward"] | None
     places: tuple[PolicyPlace, ...]
     why_not: str
+
+
+class Evaluation(Record):
+    """The summary.json of a finished evaluation; what has a default is missing in those of older versions."""
+
+    policies: tuple[PolicySummary, ...]
+    comparisons: tuple[Tally, ...]
+    prompts: dict[str, int]
+    verdict: VerdictSource | None = None
+    refusal: str = ""
+    judge: dict[str, Read] = Field({})
+    people: PeopleUsed | None = None
+    tests: tuple[PairedTest, ...] = ()
+    front: PolicyFront | None = None
+    repeated_prompts: int = 0
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write the summary of an evaluation into its directory."""
+    write_json(path / _SUMMARY, evaluation.model_dump(mode="json"))
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """The numbers of a finished evaluation.
+
+    Raises:
+        ArtefactError: The directory is unfinished or of another kind.
+    """
+    read_manifest(path, ("evaluation",))
+    return Evaluation.model_validate_json((path / _SUMMARY).read_text(encoding="utf-8"))
 
 
 def policy_front(policies: Sequence[PolicySummary]) -> PolicyFront:

@@ -21,6 +21,8 @@ from equipoise.redteam.seeds import Seeds
 from equipoise.runlog import RunLog
 
 T = TypeVar("T")
+TRIES = 8
+"""Draws of an attack that is new, before a seed sits a generation out."""
 
 
 @dataclass

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 
 from equipoise.records import Prompt
 from equipoise.redteam.attempts import Attack, Attempt
-from equipoise.redteam.campaign import Campaign
+from equipoise.redteam.campaign import TRIES, Campaign
 from equipoise.redteam.config import SearchSettings
 from equipoise.redteam.mutate import Odds, Pool, mutate
-
-TRIES = 8
-"""Draws of a mutation that is new, before a seed sits a generation out."""
 
 
 @dataclass

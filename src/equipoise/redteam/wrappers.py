@@ -2,12 +2,9 @@
 
 from equipoise.records import Prompt
 from equipoise.redteam.attempts import Attack
-from equipoise.redteam.campaign import Campaign
+from equipoise.redteam.campaign import TRIES, Campaign
 from equipoise.redteam.config import WrappersSettings
 from equipoise.redteam.mutate import Pool
-
-TRIES = 8
-"""Draws of wrappers that the seed has not been in, before it sits a generation out."""
 
 
 def wrappers(campaign: Campaign, settings: WrappersSettings, pool: Pool) -> None:

@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from equipoise.annotate.agreement import Agreement, Raw
 from equipoise.artefact import Manifest, read_manifest
 from equipoise.errors import DataError, EvaluationError
 from equipoise.evaluate.certificate import Certificate
-from equipoise.evaluate.compare import Tally
-from equipoise.evaluate.harm import PolicySummary
-from equipoise.evaluate.judges import VerdictSource
-from equipoise.evaluate.paired import PairedTest
 from equipoise.evaluate.preference.run import ModelsSummary
-from equipoise.evaluate.summary import PeopleUsed, PolicyFront, Read
+from equipoise.evaluate.summary import read_evaluation
 from equipoise.records import Record
 from equipoise.report.config import ReportRound
 from equipoise.runlog import METRICS
@@ -28,21 +24,6 @@ from equipoise.stats import Rate
 
 QUESTIONS = ("helpfulness", "harmlessness", "single_dimension", "safety")
 """What labellers may be asked, by the names of agreement.json."""
-
-
-class Evaluation(Record):
-    """The summary.json of a finished evaluation."""
-
-    policies: tuple[PolicySummary, ...]
-    comparisons: tuple[Tally, ...]
-    prompts: dict[str, int]
-    repeated_prompts: int = 0
-    verdict: VerdictSource | None = None
-    refusal: str = ""
-    judge: dict[str, Read] = Field({})
-    people: PeopleUsed | None = None
-    tests: tuple[PairedTest, ...] = ()
-    front: PolicyFront | None = None
 
 
 class ModelAccuracy(Record):
@@ -60,16 +41,6 @@ class Usage(NamedTuple):
     peak_memory_bytes: int
     seed: int
     config_hash: str
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """The numbers of a finished evaluation.
-
-    Raises:
-        ArtefactError: The directory is unfinished or of another kind.
-    """
-    read_manifest(path, ("evaluation",))
-    return Evaluation.model_validate_json((path / "summary.json").read_text(encoding="utf-8"))
 
 
 def certificate(path: Path) -> Certificate:

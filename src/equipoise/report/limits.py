@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from equipoise.artefact import Manifest
 from equipoise.evaluate.elo import Elo
 from equipoise.evaluate.judges import VerdictSource
-from equipoise.report.history import Evaluation
+from equipoise.evaluate.summary import Evaluation
 
-PHRASES = ("equipoise.evaluate.refusal:refusals", "equipoise.evaluate.judges:keyword_refusals")
-"""The built-in rules on refusals, under the names that evaluations know them by."""
+PHRASES = "equipoise.evaluate.refusal:refusals"
+"""The built-in rule on refusals, under the name that evaluations know it by."""
 
 
 def judged_by(evaluation: Evaluation, made: Sequence[tuple[str, Manifest]]) -> str:
@@ -104,7 +104,7 @@ def _judge(source: VerdictSource, names: Mapping[str, str]) -> str:
 def _named(judge: str, names: Mapping[str, str]) -> str:
     if judge == "judge":
         return "the judge model"
-    known = dict.fromkeys(PHRASES, "a rule on English phrases") | dict(names)
+    known = {PHRASES: "a rule on English phrases", **names}
     return known.get(judge, f"the program {judge}")
 
 

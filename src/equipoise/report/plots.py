@@ -29,7 +29,7 @@ _CHARACTERS = 50  # of a legend, that fit into the width
 _LABEL, _LINE, _GAP = 0.2, 0.16, 0.1  # inches of a forest plot's row: its label, each estimate, the space below
 _MOST_POINTS = 240
 _ROOT_TICKS = (0, 0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1)
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "equipoise",
     "text.parse_math": False,
@@ -53,6 +53,7 @@ _STYLE: Any = {
     "legend.handlelength": 1.4,
     "legend.borderaxespad": 0,
 }
+"""Settings of matplotlib that every figure is drawn with."""
 
 
 class Estimate(NamedTuple):
@@ -90,7 +91,7 @@ class Row(NamedTuple):
 
 def rates(names: Sequence[str], series: Mapping[str, Sequence[Estimate | None]], label: str) -> str:
     """Shares with closed intervals, policy by policy; `series` maps a name to one estimate per policy."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(3.1)
         for i, (name, estimates) in enumerate(series.items()):
             shift = (i - (len(series) - 1) / 2) * 0.14
@@ -106,7 +107,7 @@ def rates(names: Sequence[str], series: Mapping[str, Sequence[Estimate | None]],
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.grid(axis="y")
         _legend(figure, axes)
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def fits_as_rates(names: Sequence[str]) -> bool:
@@ -133,7 +134,7 @@ def forest(
         percent: Show the axis in percent.
         span: Ends of the axis, where several figures share it.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         pitch = _LABEL + _LINE * len(names) + _GAP
         figure, axes = _figure(0.6 + pitch * len(rows))
         ends = [x for row in rows for e in row.estimates if e for x in e if x is not None]
@@ -157,7 +158,7 @@ def forest(
         if span:
             axes.set_xlim(*span)
         _legend(figure, axes)
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def curves(lines: Sequence[Curve], label: str, *, limits: Sequence[Curve] = (), smooth: bool = True) -> str:
@@ -169,7 +170,7 @@ def curves(lines: Sequence[Curve], label: str, *, limits: Sequence[Curve] = (), 
         limits: What a line should end near; one per line, or none.
         smooth: Draw the moving mean.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(2.5)
         for i, line in enumerate(lines):
             colour = SERIES[i % len(SERIES)]
@@ -188,7 +189,7 @@ def curves(lines: Sequence[Curve], label: str, *, limits: Sequence[Curve] = (), 
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y")
         _legend(figure, axes)
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def plane(spots: Sequence[Spot], across: str, up: str, label: str) -> str:
@@ -202,7 +203,7 @@ def plane(spots: Sequence[Spot], across: str, up: str, label: str) -> str:
         up: What the vertical axis shows.
         label: The figure in words.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(3.1)
         joined = sorted(
             (s.harm.value, s.helpfulness.value)
@@ -219,12 +220,12 @@ def plane(spots: Sequence[Spot], across: str, up: str, label: str) -> str:
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         _legend(figure, axes)
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def reliability(bins: Sequence[tuple[float, Estimate]], label: str) -> str:
     """What a model predicts (right) against what was so (up), with intervals; on the dashed line it is right."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(2.9)
         axes.plot([0, 1], [0, 1], color=MUTED, lw=0.9, ls=(0, (4, 2)))
         known = [(x, e.value, e.low, e.high) for x, e in bins]
@@ -238,12 +239,12 @@ def reliability(bins: Sequence[tuple[float, Estimate]], label: str) -> str:
         axes.grid(axis="y")
         axes.set_xlabel("predicted")
         axes.set_ylabel("observed")
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def cloud(points: Sequence[tuple[float, float]], box: tuple[float, float, float, float], label: str) -> str:
     """Reward (up) against cost (right), cost 0 drawn; `box` = (lowest cost, highest, lowest reward, highest)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(3.1)
         for unsafe in (False, True):
             some = [(cost, reward) for reward, cost in points if (cost > 0) == unsafe]
@@ -256,7 +257,7 @@ def cloud(points: Sequence[tuple[float, float]], box: tuple[float, float, float,
         axes.set_xlabel("cost")
         axes.set_ylabel("reward")
         _legend(figure, axes)
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -351,7 +352,7 @@ def _thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float],
     return [steps[i] for i in kept], [values[i] for i in kept]
 
 
-def _svg(figure: Figure, label: str) -> str:
+def to_svg(figure: Figure, label: str) -> str:
     """The figure as an inline <svg>: no prolog, no metadata, short numbers, its own ids, CSS colours."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -17,7 +17,7 @@ from equipoise.config import hash_tree
 from equipoise.data.jsonl import read_records
 from equipoise.errors import EvaluationError
 from equipoise.evaluate.evaluate import Sample
-from equipoise.evaluate.summary import policy_front
+from equipoise.evaluate.summary import policy_front, read_evaluation
 from equipoise.report import figures, history, samples, wording
 from equipoise.report.changes import by_pair, earlier, lines
 from equipoise.report.config import ReportConfig, ReportRound
@@ -62,7 +62,7 @@ def report(config: ReportConfig) -> Path:
 
 def render(config: ReportConfig) -> str:
     """The page as text."""
-    evaluation = history.read_evaluation(config.evaluation)
+    evaluation = read_evaluation(config.evaluation)
     policies = evaluation.policies
     if not policies:
         raise EvaluationError("The evaluation has no policies.", where=str(config.evaluation))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from equipoise.report.plots import _STYLE, GRID, MARKERS, SERIES, _svg
+from equipoise.report.plots import GRID, MARKERS, SERIES, STYLE, to_svg
 
 _SIZE = (7.4, 5.2)  # inches
 _NEAR, _FAR = 9, 22  # points between a dot and its name
@@ -56,7 +56,7 @@ def scatter(groups: Sequence[Group], across: str, up: str, label: str) -> str:
         up: What the vertical axis shows.
         label: The figure in words, for readers who do not see it.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -70,7 +70,7 @@ def scatter(groups: Sequence[Group], across: str, up: str, label: str) -> str:
         canvas.draw()  # type: ignore[no-untyped-call]
         renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
         _name(axes, [(dot, SERIES[i]) for i, group in enumerate(groups) for dot in group.dots], renderer)
-        return _svg(figure, label)
+        return to_svg(figure, label)
 
 
 def _draw(axes: Axes, group: Group, look: dict[str, Any]) -> None:

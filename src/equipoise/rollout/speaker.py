@@ -11,8 +11,8 @@ from typing import Protocol
 
 import openai
 import torch
-from pydantic import BaseModel, Field
 
+from equipoise.chat_model import Completion
 from equipoise.errors import ConfigError, EndpointError
 from equipoise.models.backbone import check_fit
 from equipoise.records import Prompt, Response
@@ -128,23 +128,10 @@ class EndpointSpeaker:
         }
         what = f"The model {settings.model!r} did not answer a conversation."
         fix = "Check the url, the model and the token; then run the same command again."
-        done = ask(self.client, "chat/completions", _Completion, body, what=what, fix=fix).choices[0]
-        text = done.message.content or done.message.refusal or ""
-        return Response(prompt=prompt, text=text, policy=self.name, finished=done.finish_reason != "length")
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+        reply = ask(self.client, "chat/completions", Completion, body, what=what, fix=fix).reply
+        return Response(
+            prompt=prompt, text=reply.text or reply.refusal, policy=self.name, finished=not reply.is_cut
+        )
 
 
 def open_local(

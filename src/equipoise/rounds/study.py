@@ -14,7 +14,7 @@ from typing import Any, Literal
 from equipoise.artefact import write_json
 from equipoise.config import merge
 from equipoise.errors import ConfigError
-from equipoise.report.history import read_evaluation
+from equipoise.evaluate.summary import read_evaluation
 from equipoise.rounds.config import (
     KeepSafeConfig,
     PpoLagVariant,

@@ -16,10 +16,10 @@ from equipoise.artefact import Manifest
 from equipoise.config import hash_tree
 from equipoise.evaluate.elo import Elo
 from equipoise.evaluate.harm import PolicySummary
+from equipoise.evaluate.summary import Evaluation
 from equipoise.report import wording
 from equipoise.report.changes import MEASURES, by_pair
 from equipoise.report.headline import headline
-from equipoise.report.history import Evaluation
 from equipoise.report.limits import judged_by, limits
 from equipoise.ship.config import UNKNOWN, ShipConfig
 from equipoise.ship.proof import Gate, Trial

@@ -1,7 +1,7 @@
 """What may ship: a finished policy, an evaluation of this very policy, a gate that passed, a folder that loads.
 
-All by hash, for names and paths prove nothing; but a certificate knows its policy by name, and the card says
-where nothing else links the two. Left out: the card (`card`) and the files (`ship`).
+All by hash, for names and paths prove nothing; where a certificate knows its policy by name only, the card says
+so. Left out: the card (`card`) and the files (`ship`).
 """
 
 import json
@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from equipoise.artefact import Manifest, fingerprint_of, read_manifest
+from equipoise.artefact import Manifest, fingerprint_of
 from equipoise.errors import ArtefactError, EvaluationError, ModelError
 from equipoise.evaluate.certificate import Certificate
 from equipoise.evaluate.evidence import read_evidence
 from equipoise.evaluate.gate_config import GateConfig
+from equipoise.evaluate.lineage import are_lost, measured_policy
 from equipoise.records import Record
 from equipoise.report.history import certificate
 from equipoise.ship import load_test
@@ -53,17 +54,11 @@ def name_in_evaluation(config: ShipConfig, evaluation: Manifest) -> str:
         ArtefactError: It did not measure it, or the responses that link the two are gone.
     """
     policy = fingerprint_of(config.policy)
-    gone: list[str] = []
-    for i, (name, given) in enumerate(evaluation.config["policies"].items(), start=1):
-        content = evaluation.inputs.get(f"{i} {name}")
-        if content == policy:
-            return str(name)
-        places = [config.responses, Path(given)] if isinstance(given, str) else []
-        found = next((p for p in places if p and p.is_dir() and _is_content(p, content)), None)
-        if found is None and content is not None:
-            gone.append(f"{name} ({given})")
-        if found is not None and read_manifest(found).inputs.get("policy") == policy:
-            return str(name)
+    names: Mapping[str, object] = evaluation.config["policies"]
+    for name in names:
+        if measured_policy(evaluation, name, config.responses) == policy:
+            return name
+    gone = [f"{name} ({given})" for name, given in names.items() if are_lost(evaluation, name, config.responses)]
     raise ArtefactError(
         "The evaluation did not measure this policy.",
         where=f"{config.policy} ({policy}) in {config.evaluation}",
@@ -78,7 +73,8 @@ def read_gate(config: ShipConfig, policy: str) -> Gate | None:
     """The certificate, if it lets this policy ship; None where none is given.
 
     Raises:
-        EvaluationError: It is of another policy, or did not pass and `allow_failed_gate` is not set.
+        EvaluationError: It is of another policy, by name or by hash; or it did not pass and `allow_failed_gate` is
+            not set.
         DataError: It is no certificate.
     """
     if config.gate is None:
@@ -87,6 +83,14 @@ def read_gate(config: ShipConfig, policy: str) -> Gate | None:
     if found.policy != policy:
         raise EvaluationError(
             f"The certificate is of {found.policy!r}, but what ships is {policy!r}.", where=str(config.gate)
+        )
+    shipped = fingerprint_of(config.policy)
+    if found.policy_hash not in (None, shipped):
+        raise EvaluationError(
+            f"The certificate is of another policy called {policy!r}.",
+            where=f"{config.gate}: {found.policy_hash}, {config.policy}: {shipped}",
+            why="their files differ, by hash",
+            fix="Run the gate on answers of the policy that ships.",
         )
     if found.verdict != "pass" and not config.allow_failed_gate:
         raise EvaluationError(
@@ -133,13 +137,6 @@ def facts_of(gate: Gate | None, trial: Trial) -> Mapping[str, object]:
     """What the manifest keeps of both."""
     verdict = gate.certificate.verdict if gate else None
     return {"gate": verdict, "load_test": trial.model_dump(mode="json")}
-
-
-def _is_content(path: Path, content: str | None) -> bool:
-    try:
-        return fingerprint_of(path) == content
-    except ArtefactError:
-        return False
 
 
 def _has_same_answers(found: Certificate, evaluation: Path, policy: str) -> bool | None:

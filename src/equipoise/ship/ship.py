@@ -11,8 +11,8 @@ from pathlib import Path
 
 from equipoise.artefact import Manifest, fingerprint_of, finish, read_manifest, start, write_text
 from equipoise.errors import ArtefactError, ModelError
+from equipoise.evaluate.summary import read_evaluation
 from equipoise.report.config import ReportConfig
-from equipoise.report.history import read_evaluation
 from equipoise.report.report import PAGE, render
 from equipoise.ship.card import Subject, write_card
 from equipoise.ship.config import ShipConfig

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from equipoise.annotate.judge.questions import Harms
 from equipoise.annotate.store.judge_answers import Answer, Usage
+from equipoise.chat_model import BLOCKED, Completion, Reply
 from equipoise.records import Refusal, Verdict
 
 Choice = Literal["A", "B", "tie"]
@@ -30,7 +31,6 @@ _REFUSAL = re.compile(
     r"(i('m| am) (very |really |so )?(sorry|unable|not able|not comfortable)|sorry|i apologi[sz]e|my apologies"
     r"|i (can't|cannot|can not|won't|will not|must decline|have to decline|refuse|decline))\b"
 )
-_BLOCKED = ("content_filter", "content_policy_violation")
 
 
 class Unscored(NamedTuple):
@@ -39,31 +39,12 @@ class Unscored(NamedTuple):
     reason: Reason
 
 
-class Reply(NamedTuple):
-    """The part of a chat completion that is read."""
-
-    text: str
-    is_cut: bool
-    is_refusal: bool
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
 class _Used(BaseModel):
     prompt_tokens: int | None = Field(None, ge=0)
     completion_tokens: int | None = Field(None, ge=0)
 
 
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+class _Billed(Completion):
     usage: _Used | None = None
 
 
@@ -93,19 +74,8 @@ def read_usage(text: str) -> Usage:
     Raises:
         ValueError: This is no chat completion.
     """
-    used = _Completion.model_validate_json(text).usage
+    used = _Billed.model_validate_json(text).usage
     return Usage(used.prompt_tokens, used.completion_tokens) if used else Usage(None, None)
-
-
-def read_reply(text: str) -> Reply:
-    """The first choice of a chat completion.
-
-    Raises:
-        ValueError: This is no chat completion.
-    """
-    first = _Completion.model_validate_json(text).choices[0]
-    blocked = first.finish_reason in _BLOCKED or bool(first.message.refusal)
-    return Reply(first.message.content or "", first.finish_reason == "length", blocked)
 
 
 def parse_choice(answer: Answer) -> Choice | Unscored:
@@ -151,8 +121,8 @@ def parse_verdict(answer: Answer, harms: Harms) -> Verdict | Unscored:
 def _tree(answer: Answer) -> JsonValue | Unscored:
     """The JSON in an answer, or why there is none."""
     if answer.status != 200:
-        return Unscored("refusal" if any(code in answer.text for code in _BLOCKED) else "rejected")
-    reply = read_reply(answer.text)
+        return Unscored("refusal" if any(code in answer.text for code in BLOCKED) else "rejected")
+    reply = Completion.model_validate_json(answer.text).reply
     if reply.is_refusal:
         return Unscored("refusal")
     text = reply.text.strip()
