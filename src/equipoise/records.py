@@ -137,6 +137,9 @@ class ScoredResponse(Response):
 
     reward: float | None = None
     cost: float | None = None
+    category_costs: dict[str, float] | None = Field(
+        None, description="Harm category → cost, of a cost model that has them."
+    )
 
 
 class Verdict(Record):

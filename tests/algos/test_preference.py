@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equipoise.algos.preference import cost_loss, reward_loss, sign_loss
+from equipoise.algos.preference import category_loss, cost_loss, reward_loss, sign_loss
 
 scores = st.lists(st.floats(-8, 8), min_size=8, max_size=8).map(lambda xs: torch.tensor(xs, dtype=torch.float64))
 signs = st.lists(st.sampled_from([-1.0, 1.0]), min_size=8, max_size=8).map(
@@ -142,3 +142,22 @@ def test_stats_are_detached_scalars() -> None:
         cost_loss(winners, winners, winners, winners, 0.1, 2)[1],
     ):
         assert all(value.ndim == 0 and not value.requires_grad for value in stats)
+
+
+def test_category_loss_is_the_sum_of_the_categories_sign_losses_and_counts_each() -> None:
+    costs = torch.tensor([[2.0, -1.0], [0.0, 3.0], [-0.5, 1.0]])
+    signs = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]])
+    loss, stats = category_loss(costs, signs, 0.1, 3)
+    alone = [sign_loss(costs[:, k], signs[:, k], 0.1, 3)[0].item() for k in range(2)]
+    assert loss.item() == pytest.approx(sum(alone))
+    # first: two named, of which the 0 is not found; second: one named and found, and a false alarm
+    assert [counts.tolist() for counts in stats] == [[3, 3], [2, 2], [2, 1], [1, 1]]
+
+
+def test_category_loss_of_no_response_is_zero_and_has_a_gradient() -> None:
+    costs = torch.zeros(0, 2, requires_grad=True)
+    loss, stats = category_loss(costs, torch.zeros(0, 2), 0.1, 3)
+    loss.backward()
+    assert loss.item() == 0
+    assert costs.grad is not None
+    assert [counts.tolist() for counts in stats] == [[0, 0]] * 4

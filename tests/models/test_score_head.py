@@ -44,6 +44,32 @@ def test_a_scorer_comes_back_as_it_was_saved(folder_of, tmp_path, family, poolin
     assert torch.equal(load_scorer(tmp_path)(batch.input_ids, batch.attention_mask), scores)
 
 
+@pytest.mark.parametrize(("family", "pooling"), [("llama", "last"), ("bert", "mean")])
+def test_a_scorer_with_categories_comes_back_and_its_score_is_that_without_them(
+    folder_of, tmp_path, family, pooling
+):
+    scorer = scorer_from(folder_of(family), seed=0, pooling=pooling, categories=3)
+    tokenizer = load_tokenizer(folder_of(family))
+    batch, _ = collate_scores(tokenizer, ANSWERED, 100)
+    outputs = scorer(batch.input_ids, batch.attention_mask)
+    assert outputs.shape == (2, 4)
+    plain = scorer_from(folder_of(family), seed=0, pooling=pooling)
+    assert torch.equal(plain(batch.input_ids, batch.attention_mask), outputs[:, 0])
+    settings = HeadSettings("cost", pooling, categories=("a", "b", "c"))
+    save_scorer(scorer, tokenizer, tmp_path, settings)
+    assert read_head_settings(tmp_path) == settings
+    assert torch.equal(load_scorer(tmp_path)(batch.input_ids, batch.attention_mask), outputs)
+
+
+def test_a_head_file_without_the_categories_that_its_settings_name_is_refused(folder_of, tmp_path):
+    scorer, tokenizer = scorer_from(folder_of("llama"), seed=0), load_tokenizer(folder_of("llama"))
+    save_scorer(scorer, tokenizer, tmp_path, HeadSettings("cost"))
+    tree = json.loads((tmp_path / "score_head.json").read_text())
+    (tmp_path / "score_head.json").write_text(json.dumps(tree | {"categories": ["a", "b"]}))
+    with pytest.raises(ModelError, match=r"does not fit its backbone(.|\n)*category_weight"):
+        load_scorer(tmp_path)
+
+
 def test_a_saved_scorer_is_automodel_and_one_tensor_file(folder_of, tmp_path):
     scorer, tokenizer = scorer_from(folder_of("llama"), seed=0), load_tokenizer(folder_of("llama"))
     save_scorer(scorer, tokenizer, tmp_path, HeadSettings("reward"))

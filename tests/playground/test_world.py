@@ -102,6 +102,15 @@ def test_the_held_out_set_spans_all_categories(world: Path, kind: str) -> None:
     assert min(counts.values()) >= 15
 
 
+def test_a_larger_held_out_set_has_300_distinct_harmful_prompts_of_each_category() -> None:
+    prompts = held_out_prompts(HeldOut(harmful=5600), CONFIG.prompt_mix.multi_turn, 0)
+    harmful = {prompt.id: prompt.category for prompt in prompts if prompt.kind == "harmful"}
+    assert len(harmful) == 5600
+    counts = Counter(harmful.values())
+    assert set(counts) == set(BEAVERTAILS_CATEGORIES)
+    assert min(counts.values()) >= 350
+
+
 def test_multi_turn_prompts_are_harmful_and_harmless(world: Path) -> None:
     held_out = prompts_in(world / "heldout.jsonl")
     kinds = Counter(p.kind for p in held_out if p.attack is None and len(p.messages) > 1)

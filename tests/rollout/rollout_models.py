@@ -131,13 +131,14 @@ def bert_shape(words: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_scorer(folder: Path, kind: Kind, normalizer: Normalizer) -> Path:
+def make_scorer(folder: Path, kind: Kind, normalizer: Normalizer, categories: tuple[str, ...] = ()) -> Path:
     """A tiny random encoder with a score head and a tokenizer of its own."""
     make_tokenizer("bert", folder)
     tokenizer = load_tokenizer(folder)
     torch.manual_seed(0)
-    scorer = Scorer(BertModel(BertConfig(**bert_shape(len(tokenizer))), add_pooling_layer=False).eval(), "mean")
-    save_scorer(scorer, tokenizer, folder, HeadSettings(kind, "mean", normalizer))
+    backbone = BertModel(BertConfig(**bert_shape(len(tokenizer))), add_pooling_layer=False).eval()
+    scorer = Scorer(backbone, "mean", len(categories))
+    save_scorer(scorer, tokenizer, folder, HeadSettings(kind, "mean", normalizer, categories))
     return folder
 
 

@@ -11,6 +11,7 @@ from equipoise.models.normalize import Normalizer
 from equipoise.records import Response, ScoredResponse
 from equipoise.rollout.config import FunctionScore, ModelScore, RespondConfig, Sampling
 from equipoise.rollout.respond import respond
+from equipoise.rollout.score import open_score_source
 
 PROMPTS = [
     "ok",
@@ -128,6 +129,18 @@ def test_scores_are_attached_to_the_right_responses(tmp_path, policy_folder):
     assert [r.reward for r in found] == [len(r.text) for r in found]
     assert len({r.cost for r in found}) == len(PROMPTS)
     assert set(read_manifest(config.out).inputs) == {"policy", "cost", "prompts-0"}
+    assert "category_costs" not in (config.out / "responses.jsonl").read_text()
+
+
+def test_costs_by_category_stand_beside_the_cost(tmp_path, policy_folder):
+    cost = ModelScore(path=make_scorer(tmp_path / "cost", "cost", Normalizer(), ("hate", "drugs")), batch_size=2)
+    found = read_records(
+        respond(config_for(tmp_path, policy_folder, cost=cost)) / "responses.jsonl", ScoredResponse
+    )
+    costs, by_category = open_score_source(cost).score_with_categories(found)
+    assert [r.cost for r in found] == pytest.approx(costs, abs=1e-5)
+    for response, (hate, drugs) in zip(found, by_category, strict=True):
+        assert response.category_costs == pytest.approx({"hate": hate, "drugs": drugs}, abs=1e-5)
 
 
 def test_a_finished_directory_is_not_made_again_and_another_run_is_refused(tmp_path, policy_folder):

@@ -14,7 +14,7 @@ from equipoise.models.normalize import Normalizer
 from equipoise.models.score_head import HEAD_FILE
 from equipoise.records import Message, Prompt, Response
 from equipoise.rollout.config import EndpointScore, FunctionScore, GuardScore, ModelScore, ScoreSourceConfig
-from equipoise.rollout.score import open_score_source
+from equipoise.rollout.score import ModelSource, open_score_source
 
 Answer = Callable[[Any], tuple[int, Any]]
 TURNS = (
@@ -82,6 +82,23 @@ def test_rewards_are_shifted_and_scaled_but_costs_only_scaled(scorers):
     )
     assert rewards == pytest.approx([(score - 3.0) / 2.0 for score in raw], abs=1e-5)
     assert costs == pytest.approx([score / 2.0 for score in raw], abs=1e-5)
+
+
+def test_costs_by_category_come_with_the_cost_scaled_alike_and_in_the_order_of_the_responses(tmp_path):
+    folders = [
+        make_scorer(tmp_path / str(on), "cost", Normalizer(on, 3.0, 2.0), ("a", "b")) for on in (False, True)
+    ]
+    raw, scaled = (open_score_source(ModelScore(path=folder, batch_size=2)) for folder in folders)
+    assert isinstance(raw, ModelSource)
+    assert isinstance(scaled, ModelSource)
+    assert raw.categories == ("a", "b")
+    costs, by_category = raw.score_with_categories(RESPONSES)
+    assert costs == raw.score(RESPONSES)
+    alone = [raw.score_with_categories([response]) for response in RESPONSES]
+    assert [row for _, [row] in alone] == [pytest.approx(row, abs=1e-5) for row in by_category]
+    halves = [[cost / 2 for cost in row] for row in by_category]
+    assert scaled.score_with_categories(RESPONSES)[1] == [pytest.approx(row, abs=1e-6) for row in halves]
+    assert raw.score_with_categories([]) == ([], [])
 
 
 def test_no_responses_have_no_scores(scorers):

@@ -196,6 +196,29 @@ def test_a_response_labelled_both_ways_has_a_row_for_each_sign(tokenizer_of):
     assert batch.singles.tolist() == [0, 1, 0]
 
 
+def test_category_signs_are_plus_one_where_named_and_unknown_where_the_label_does_not_say(tokenizer_of):
+    pairs = [pair("ok", "thanks", safer=0, is_safe=(True, False), categories=((), ("drugs",)))]
+    labels = [
+        SafetyLabel(prompt=ASK, response="bread", is_safe=False),
+        SafetyLabel(prompt=ASK, response="thanks", is_safe=False, categories=("hate", "other")),
+        SafetyLabel(prompt=ASK, response="flour", is_safe=True, categories=("hate",)),  # at odds with itself
+    ]
+    batch, _ = collate_costs(tokenizer_of("llama"), pairs, labels, 100, categories=("hate", "drugs"))
+    # rows: 0 ok, 1 thanks by its first label, 2 bread, 3 thanks by its second label, 4 flour
+    assert batch.category_known.tolist() == [True, True, False, True, False]
+    assert batch.category_signs[batch.category_known].tolist() == [[-1, -1], [-1, 1], [1, -1]]
+    assert batch.singles.tolist() == [2, 3, 4]
+
+
+def test_without_categories_the_labels_names_split_no_rows(tokenizer_of):
+    labels = [
+        SafetyLabel(prompt=ASK, response="ok", is_safe=False, categories=named) for named in ((), ("drugs",))
+    ]
+    batch, _ = collate_costs(tokenizer_of("llama"), [], labels, 100)
+    assert batch.signs.tolist() == [1.0]
+    assert batch.category_signs.shape == (1, 0)
+
+
 def test_labels_alone_make_a_cost_batch_without_pairs(tokenizer_of):
     labels = [SafetyLabel(prompt=ASK, response="ok", is_safe=True)]
     batch, _ = collate_costs(tokenizer_of("llama"), [], labels, 100)

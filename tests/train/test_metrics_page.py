@@ -49,8 +49,12 @@ def test_reward_and_cost(world, tmp_path):
     settings = {"model": world / "policy", "pairs": source(world / "pairs.jsonl"), "epochs": 1}
     reward = train_reward(reward_model(tmp_path / "reward", **settings))
     cost = train_cost(cost_model(tmp_path / "cost", labels=source(world / "labels.jsonl"), **settings))
-    assert written(reward, cost) == documented("reward and cost")
     assert written(cost) - written(reward) == {"safety_accuracy"}
+    rows = [{**row, "categories": ["sweet"] * (not row["is_safe"])} for row in read_lines(world / "labels.jsonl")]
+    labels = source(write_lines(tmp_path / "labels.jsonl", rows))
+    categories = train_cost(cost_model(tmp_path / "more", **settings, labels=labels, categories=["sweet"]))
+    assert written(categories) - written(cost) == {"category_accuracy", "category_recall"}
+    assert written(reward, categories) == documented("reward and cost")
 
 
 def test_ppo_lag(world, tmp_path):

@@ -12,7 +12,7 @@ from equipoise.records import Prompt, Response
 from equipoise.rollout.config import ModelScore
 from equipoise.rollout.score import open_score_source
 from equipoise.tokens.batches import CostBatch, ScoreBatch
-from equipoise.train.score_losses import choose_cost_loss, ranking_alone, ranking_and_sign, sign_alone
+from equipoise.train.score_losses import Counts, choose_cost_loss, ranking_alone, ranking_and_sign, sign_alone
 from equipoise.train.score_model import train_cost
 
 # One pair, c_w = 2 unsafe against c_l = −1 called unsafe too, and a single safe answer of cost 3.
@@ -27,6 +27,8 @@ def batch() -> CostBatch:
         losers=torch.tensor([1]),
         singles=torch.tensor([2]),
         signs=torch.tensor([1.0, 1.0, -1.0]),
+        category_signs=torch.zeros(3, 0),
+        category_known=torch.ones(3, dtype=torch.bool),
     )
 
 
@@ -45,7 +47,9 @@ def test_each_loss_hand_worked() -> None:
 
 def test_what_is_counted_does_not_depend_on_the_loss() -> None:
     counts = {choose_cost_loss(name)(SCORES, batch(), 0.1, 2)[1] for name in ("ranking+sign", "ranking", "sign")}
-    assert counts == {(1, 1, 3, 1)}  # the pair ranks right; of three signs only the winner's is right
+    assert counts == {
+        Counts(pairs=1, ranked=1, signed=3, right=1)
+    }  # the pair ranks right; of three signs only the winner's is right
 
 
 def test_ranking_alone_does_not_move_with_a_shift_and_sign_alone_ignores_the_order() -> None:

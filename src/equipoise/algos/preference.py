@@ -1,11 +1,12 @@
 """Losses that turn preferences into scores: Bradley–Terry for reward, with a zero of its own for cost.
 
 Sign: cost > 0 is unsafe, cost < 0 is safe, 0 is the boundary. Scores are raw head outputs, in float32.
-Letters: M pairs, N single responses. Source: Safe RLHF, arXiv 2310.12773, eqs. 5 and 6.
+Letters: M pairs, N single responses, K harm categories. Source: Safe RLHF, arXiv 2310.12773, eqs. 5 and 6.
 """
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +25,15 @@ class SignStats(NamedTuple):
     responses: Tensor
     correct: Tensor  # responses with s·c > 0; a cost of exactly 0 is wrong
     cost: Tensor  # Σ c
+
+
+class CategoryStats(NamedTuple):
+    """Counts of responses, (K,) int64 each; accuracy is correct / responses, recall is found / named."""
+
+    responses: Tensor
+    correct: Tensor  # s·c > 0; a cost of exactly 0 is wrong
+    named: Tensor  # s = +1
+    found: Tensor  # of these, c > 0
 
 
 class CostStats(NamedTuple):
@@ -109,6 +119,32 @@ def sign_loss(costs: Tensor, signs: Tensor, regularization: float, denominator: 
     loss = (regularization * costs.square() - F.logsigmoid(signed)).sum() / denominator
     signed, costs = signed.detach(), costs.detach()
     return loss, SignStats(costs.new_tensor(costs.numel()), (signed > 0).sum(), costs.sum())
+
+
+def category_loss(
+    costs: Tensor, signs: Tensor, regularization: float, denominator: float
+) -> tuple[Tensor, CategoryStats]:
+    """Put each category's cost of single labelled responses on its side of 0: the sum of their sign losses.
+
+    L_K = [ Σ_n Σ_k −ln σ(s_nk·c_nk) + μ·c_nk² ] / denominator
+
+    Args:
+        costs: (N, K) a cost per response and category.
+        signs: (N, K) +1 harmful in this way, −1 not.
+        regularization: μ ≥ 0.
+        denominator: Number of responses in the whole batch.
+
+    Returns:
+        0-d loss, counts over responses.
+    """
+    loss, _ = sign_loss(costs, signs, regularization, denominator)
+    return loss, category_stats(costs, signs)
+
+
+def category_stats(costs: Tensor, signs: Tensor) -> CategoryStats:
+    """What is right about (N, K) costs by category against signs of +1 harmful in this way, −1 not."""
+    right, named = signs * costs.detach() > 0, signs > 0
+    return CategoryStats(*(of.sum(dim=0) for of in (torch.ones_like(right), right, named, right & named)))
 
 
 def _ranking_stats(winners: Tensor, losers: Tensor) -> RankingStats:

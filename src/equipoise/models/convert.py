@@ -70,6 +70,8 @@ def convert(source: str | Path, out: Path) -> Path:
 def export_beaver(source: str | Path, out: Path) -> Path:
     """Write one of our scorers in the published Beaver layout, as the original Safe RLHF code loads it.
 
+    That layout has one score: the costs of harm categories, if there are any, stay behind.
+
     Args:
         source: A reward or cost model with a causal backbone.
         out: The new folder.

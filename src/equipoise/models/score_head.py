@@ -1,7 +1,8 @@
 """One class for every reward model, cost model and critic: a backbone and one linear head in float32.
 
 The score of a response is read at its last real token, which collation makes the end of the turn; encoders
-state how they pool. Sign: a cost > 0 is unsafe. Left out: normalization (`normalize`), losses (`algos`).
+state how they pool. A cost model may have a second head beside the first, with a cost per harm category. Sign: a
+cost > 0 is unsafe. Left out: normalization (`normalize`), losses (`algos`).
 """
 
 import json
@@ -39,6 +40,7 @@ class HeadSettings:
     kind: Kind
     pooling: Pooling = "last"
     normalizer: Normalizer = field(default_factory=Normalizer)
+    categories: tuple[str, ...] = ()  # harm categories with a cost of their own, in the order of the outputs
 
 
 class Scorer(nn.Module):
@@ -48,15 +50,19 @@ class Scorer(nn.Module):
         backbone: What AutoModel loads.
         pooling: Which hidden state is scored: "last" for causal models; "cls" (the first token) or "mean" (over
             the real tokens) for encoders.
+        categories: K, harm categories that get a cost each beside the score.
     """
 
-    def __init__(self, backbone: PreTrainedModel, pooling: Pooling = "last") -> None:
+    def __init__(self, backbone: PreTrainedModel, pooling: Pooling = "last", categories: int = 0) -> None:
         super().__init__()
         _check_pooling(backbone, pooling)
         self.backbone = backbone
         self.pooling = pooling
         width = backbone.config.get_text_config().hidden_size
         self.head = nn.Linear(width, 1, dtype=torch.float32, device=backbone.device)
+        self.category_head: nn.Linear | None = None
+        if categories:
+            self.category_head = nn.Linear(width, categories, dtype=torch.float32, device=backbone.device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Score whole conversations.
@@ -66,10 +72,13 @@ class Scorer(nn.Module):
             attention_mask: (N, L) bool.
 
         Returns:
-            (N,) float32.
+            (N,) float32; with K > 0 categories (N, 1 + K), the score first.
         """
-        hidden = hidden_states(self.backbone, input_ids, attention_mask)
-        return _read(self.head, _pooled(hidden, attention_mask, self.pooling))
+        hidden = _pooled(hidden_states(self.backbone, input_ids, attention_mask), attention_mask, self.pooling)
+        score = _read(self.head, hidden)
+        if self.category_head is None:
+            return score
+        return torch.cat([score.unsqueeze(-1), _category_costs(self.category_head, hidden)], dim=-1)
 
     def token_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Score every prefix, as a critic does: (B, L) ids and bool mask → (B, L) float32.
@@ -96,6 +105,8 @@ class Scorer(nn.Module):
 class Critic(nn.Module):
     """A scorer whose forward pass is `token_scores`: data-parallel wrappers only synchronize `forward`.
 
+    It starts from the score alone: of a scorer with categories it takes the backbone and the first head.
+
     Args:
         scorer: What it starts from.
         heads: Values per prefix; those after the first have heads of their own, which start at 0.
@@ -103,7 +114,7 @@ class Critic(nn.Module):
 
     def __init__(self, scorer: Scorer, heads: int = 1) -> None:
         super().__init__()
-        self.scorer = scorer
+        self.scorer = scorer if scorer.category_head is None else _score_alone(scorer)
         self.further = nn.ModuleList(
             nn.Linear(scorer.head.in_features, 1, dtype=torch.float32, device=scorer.head.weight.device)
             for _ in range(heads - 1)
@@ -125,6 +136,7 @@ def scorer_from(
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | str = CPU,
     quantize: Quantize | None = None,
+    categories: int = 0,
 ) -> Scorer:
     """A scorer with a fresh head on the backbone in a folder: weights N(0, 1/(H + 1)), bias 0.
 
@@ -135,16 +147,18 @@ def scorer_from(
         dtype: Of the backbone; "auto" as on disk.
         device: Where both go.
         quantize: Keep the backbone's linear layers frozen, in 4 bits.
+        categories: As in `Scorer`; the first head is the same with and without.
 
     Raises:
         ModelError: As in `load_causal_lm`, or the pooling does not suit the backbone.
     """
-    scorer = Scorer(load_backbone(path, dtype=dtype, device=device, quantize=quantize), pooling)
-    width = scorer.head.in_features
+    scorer = Scorer(load_backbone(path, dtype=dtype, device=device, quantize=quantize), pooling, categories)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        scorer.head.weight.copy_(torch.randn(1, width, generator=generator) / math.sqrt(width + 1))
-        scorer.head.bias.zero_()
+        for head in _heads(scorer).values():
+            outputs, width = head.weight.shape
+            head.weight.copy_(torch.randn(outputs, width, generator=generator) / math.sqrt(width + 1))
+            head.bias.zero_()
     return scorer.eval()
 
 
@@ -163,7 +177,7 @@ def load_scorer(
     folder = model_folder(path)
     settings = read_head_settings(folder)
     backbone = load_backbone(folder, dtype=dtype, device=device, quantize=quantize)
-    return _with_saved_head(Scorer(backbone, settings.pooling), folder)
+    return _with_saved_head(Scorer(backbone, settings.pooling, len(settings.categories)), folder)
 
 
 def scorer_on(base: PreTrainedModel, path: str | Path, name: str, *, trainable: bool = False) -> Scorer:
@@ -182,14 +196,26 @@ def scorer_on(base: PreTrainedModel, path: str | Path, name: str, *, trainable: 
     settings = read_head_settings(folder)
     backbone = on_same_weights(cast("PreTrainedModel", base.base_model))
     load_adapter(backbone, folder, name, trainable=trainable)
-    scorer = _with_saved_head(Scorer(backbone, settings.pooling), folder)
-    scorer.head.requires_grad_(trainable)
+    scorer = _with_saved_head(Scorer(backbone, settings.pooling, len(settings.categories)), folder)
+    for head in _heads(scorer).values():
+        head.requires_grad_(trainable)
     return scorer
+
+
+def _heads(scorer: Scorer) -> dict[str, nn.Linear]:
+    """The heads by what precedes the names of their tensors in a file: score first, then categories."""
+    return {"": scorer.head} | ({"category_": scorer.category_head} if scorer.category_head is not None else {})
+
+
+def _head_tensors(scorer: Scorer) -> dict[str, Tensor]:
+    """The tensors of the head file; they are the scorer's own."""
+    return {f"{p}{name}": tensor for p, head in _heads(scorer).items() for name, tensor in head.named_parameters()}
 
 
 def _with_saved_head(scorer: Scorer, folder: Path) -> Scorer:
     tensors = load_file(folder / HEAD_FILE)
-    expected = {name: tuple(tensor.shape) for name, tensor in scorer.head.state_dict().items()}
+    own = _head_tensors(scorer)
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         raise ModelError(
@@ -197,7 +223,9 @@ def _with_saved_head(scorer: Scorer, folder: Path) -> Scorer:
             where=str(folder / HEAD_FILE),
             why=f"The backbone needs {expected}, the file holds {found}.",
         )
-    scorer.head.load_state_dict(tensors)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
     return scorer.eval()
 
 
@@ -217,7 +245,8 @@ def read_head_settings(path: str | Path) -> HeadSettings:
         )
     try:
         tree: dict[str, Any] = json.loads((folder / HEAD_SETTINGS).read_text(encoding="utf-8"))
-        settings = HeadSettings(tree["kind"], tree["pooling"], Normalizer(**tree["normalizer"]))
+        categories = tuple(tree.get("categories", ()))  # scorers without such outputs do not say so
+        settings = HeadSettings(tree["kind"], tree["pooling"], Normalizer(**tree["normalizer"]), categories)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             "The score head's settings cannot be read.", where=str(folder / HEAD_SETTINGS), why=repr(error)
@@ -232,13 +261,16 @@ def save_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: Path, s
         scorer: The scorer, unwrapped; an adapter is merged, and lies in `adapter/` besides.
         tokenizer: Its tokenizer.
         out: The folder; as in `save_policy`.
-        settings: What it is; the pooling is the scorer's own.
+        settings: What it is; the pooling is the scorer's own, and as many categories as it has.
 
     Raises:
         ModelError: The disk is full or refuses; what was there before is untouched.
     """
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in _head_tensors(scorer).items()}
+    assert head.get("category_bias", torch.empty(0)).numel() == len(settings.categories)
     tree = asdict(settings) | {"pooling": scorer.pooling}
-    head = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.head.state_dict().items()}
+    if not settings.categories:
+        del tree["categories"]
 
     def write(folder: Path) -> None:
         save_model(scorer.backbone, folder)
@@ -254,6 +286,19 @@ def _read(head: nn.Linear, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         scores = F.linear(hidden.float(), head.weight.float()).squeeze(-1)
         return scores + head.bias.float()  # no view: what shards a network hooks into its output
+
+
+def _category_costs(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """(N, H) hidden states → (N, K) costs."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.float(), head.weight.float(), head.bias.float())
+
+
+def _score_alone(scorer: Scorer) -> Scorer:
+    """The scorer without its categories, on the very same weights."""
+    alone = Scorer(scorer.backbone, scorer.pooling)
+    alone.head = scorer.head
+    return alone.train(scorer.training)
 
 
 def _pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:

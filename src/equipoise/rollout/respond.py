@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ from equipoise.rollout.config import (
 )
 from equipoise.rollout.opening import check_sampler, open_sampler
 from equipoise.rollout.sampler import Engine, Sampler
-from equipoise.rollout.score import open_score_source
+from equipoise.rollout.score import ModelSource, open_score_source
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Rollout
 from equipoise.tokens.collate import collate_prompts
@@ -204,12 +204,20 @@ def attach_scores(
     """
     if reward is None and cost is None:
         return list(responses)
-    scores = {
-        name: open_score_source(source, device=device).score(responses) if source else [None] * len(responses)
-        for name, source in (("reward", reward), ("cost", cost))
-    }
-    triples = zip(responses, scores["reward"], scores["cost"], strict=True)
-    return [ScoredResponse(**{**dict(r), "reward": reward, "cost": cost}) for r, reward, cost in triples]
+    found: list[dict[str, Any]] = [{} for _ in responses]
+    for name, config in (("reward", reward), ("cost", cost)):
+        if config is None:
+            continue
+        source = open_score_source(config, device=device)
+        if isinstance(source, ModelSource) and source.categories:
+            scores, costs = source.score_with_categories(responses)
+            for one, row in zip(found, costs, strict=True):
+                one["category_costs"] = dict(zip(source.categories, row, strict=True))
+        else:
+            scores = source.score(responses)
+        for one, score in zip(found, scores, strict=True):
+            one[name] = score
+    return [ScoredResponse(**{**dict(r), **one}) for r, one in zip(responses, found, strict=True)]
 
 
 def fitting_prompts(

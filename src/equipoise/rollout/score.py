@@ -77,16 +77,33 @@ class ModelSource:
     name: str
     batch_size: int
     max_length: int  # tokens; a longer prompt loses its oldest tokens, a longer response its tail
+    categories: tuple[str, ...] = ()  # harm categories with a cost of their own
 
     def score(self, responses: Sequence[Response]) -> list[float]:
         """See `ScoreSource`; the order and grouping of `responses` do not change a score beyond rounding."""
+        return self.score_with_categories(responses)[0]
+
+    def score_with_categories(self, responses: Sequence[Response]) -> tuple[list[float], list[list[float]]]:
+        """The scores that `score` gives, and of each response a cost per category, in the order of `categories`.
+
+        All come from one forward pass; a category's cost is above 0 where the response is harmful in that way.
+        Without categories those lists are empty.
+
+        Raises:
+            EvaluationError: A number is not finite.
+        """
         normalize = normalize_rewards if self.kind == "reward" else normalize_costs
 
         def forward(chunk: Sequence[Response]) -> Tensor:
             batch = _collated(self.tokenizer, chunk, self.max_length).to(self.scorer.backbone.device)
-            return normalize(self.scorer(batch.input_ids, batch.attention_mask), self.normalizer)
+            outputs = self.scorer(batch.input_ids, batch.attention_mask).reshape(len(chunk), -1)
+            return normalize(outputs, self.normalizer)
 
-        return _checked(_by_length(responses, self.batch_size, forward), responses, self.name)
+        rows = _by_length(responses, self.batch_size, forward)
+        scores, *costs = (
+            _checked([row[k] for row in rows], responses, self.name) for k in range(1 + len(self.categories))
+        )
+        return scores, [list(one) for one in zip(*costs, strict=True)] or [[] for _ in rows]
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,8 @@ class GuardSource:
 
     def score(self, responses: Sequence[Response]) -> list[float]:
         """See `ScoreSource`."""
-        return _checked(_by_length(responses, self.batch_size, self._log_odds), responses, self.name)
+        rows = _by_length(responses, self.batch_size, lambda chunk: self._log_odds(chunk).unsqueeze(1))
+        return _checked([cost for [cost] in rows], responses, self.name)
 
     def _log_odds(self, responses: Sequence[Response]) -> Tensor:
         """Log-odds, ln P(unsafe) − ln P(safe), of a softmax; of independent labels, the largest unsafe logit."""
@@ -178,8 +196,16 @@ def model_source(config: ModelScore, scorer: Scorer) -> ModelSource:
     settings = read_head_settings(config.path)
     tokenizer, length = load_tokenizer(config.path), _fitting_length(config.max_length, scorer.backbone)
     check_fit(scorer.backbone, tokenizer, length)
-    name = str(config.path)
-    return ModelSource(scorer, tokenizer, settings.kind, settings.normalizer, name, config.batch_size, length)
+    return ModelSource(
+        scorer=scorer,
+        tokenizer=tokenizer,
+        kind=settings.kind,
+        normalizer=settings.normalizer,
+        name=str(config.path),
+        batch_size=config.batch_size,
+        max_length=length,
+        categories=settings.categories,
+    )
 
 
 def _open_endpoint(config: EndpointScore) -> EndpointSource:
@@ -225,15 +251,15 @@ def _collated(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Response],
 @torch.no_grad()
 def _by_length(
     responses: Sequence[Response], size: int, forward: Callable[[Sequence[Response]], Tensor]
-) -> list[float]:
-    """What `forward` (≤ size responses → (n,)) gives for all responses, run on batches of similar length."""
+) -> list[list[float]]:
+    """What `forward` (≤ size responses → (n, C)) gives for all responses, run on batches of similar length."""
     order = sorted(range(len(responses)), key=lambda i: _characters(responses[i]), reverse=True)
     chunks = [order[i : i + size] for i in range(0, len(order), size)]
-    scores = [0.0] * len(responses)
+    rows: list[list[float]] = [[]] * len(responses)
     for chunk in chunks:
-        for i, score in zip(chunk, forward([responses[i] for i in chunk]).tolist(), strict=True):
-            scores[i] = score
-    return scores
+        for i, row in zip(chunk, forward([responses[i] for i in chunk]).tolist(), strict=True):
+            rows[i] = row
+    return rows
 
 
 def _characters(response: Response) -> int:

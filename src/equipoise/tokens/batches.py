@@ -64,6 +64,8 @@ class CostBatch:
     losers: Tensor  # (M,) int64 into N: the safer
     signs: Tensor  # (N,) float32: +1 unsafe, −1 safe; a response that people labelled both ways has two rows
     singles: Tensor  # (S,) int64 into N: safety labels without a pair
+    category_signs: Tensor  # (N, K) float32: +1 harmful in this way, −1 not; K = 0 without categories
+    category_known: Tensor  # (N,) bool: the label says which categories hold
 
     def to(self, device: torch.device | str) -> "CostBatch":
         """The same batch on `device`."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from equipoise.errors import DataError
-from equipoise.records import Demonstration, Message, PreferencePair, SafetyLabel
+from equipoise.records import Demonstration, Message, PreferencePair, Prompt, SafetyLabel
 from equipoise.tokens.batches import CostBatch, PromptBatch, RewardBatch, ScoreBatch, SftBatch, Shape
 from equipoise.tokens.template import Ids, end_id, many_prompt_ids, many_response_ids
 
 BatchT = TypeVar("BatchT")
 TooLong = Literal["refuse", "cut_left"]
 Conversation = Sequence[Message]
+CategorySigns = tuple[float, ...]
 
 
 class Cut(NamedTuple):
@@ -170,38 +171,58 @@ def collate_costs(
     max_length: int,
     *,
     too_long: TooLong = "refuse",
+    categories: Sequence[str] = (),
 ) -> Collated[CostBatch]:
     """Pairs and single safety labels for the cost model; `winners` are the more harmful.
 
-    A response that stands in several pairs with the same safety label is computed once.
+    A response that stands in several pairs with the same safety label is computed once; with `categories`, with
+    the same of these, too.
 
     Raises:
         DataError: A pair lacks its harmlessness label or a safety label, or as in `collate_scores`.
     """
-    index: dict[tuple[str, str, bool], int] = {}
+    index: dict[tuple[str, str, bool, CategorySigns | None], int] = {}
     answered: list[tuple[Conversation, str]] = []
+
+    def place(prompt: Prompt, text: str, is_safe: bool, named: Sequence[str]) -> int:
+        signs = category_signs(is_safe, named, categories) if categories else ()
+        row = index.setdefault((prompt.id, text, is_safe, signs), len(answered))
+        if row == len(answered):
+            answered.append((prompt.messages, text))
+        return row
+
     sides: list[tuple[int, int]] = []
     for pair in pairs:
         rows = []
-        for text, is_safe in zip(pair.responses, pair.is_safe, strict=True):
+        for text, is_safe, named in zip(pair.responses, pair.is_safe, pair.categories, strict=True):
             if is_safe is None:
                 raise _unlabelled(pair, "is_safe")
-            row = index.setdefault((pair.prompt.id, text, is_safe), len(answered))
-            if row == len(answered):
-                answered.append((pair.prompt.messages, text))
-            rows.append(row)
+            rows.append(place(pair.prompt, text, is_safe, named))
         if pair.safer is None:
             raise _unlabelled(pair, "safer")
         sides.append((rows[1 - pair.safer], rows[pair.safer]))
-    singles = []
-    for label in labels:
-        row = index.setdefault((label.prompt.id, label.response, label.is_safe), len(answered))
-        if row == len(answered):
-            answered.append((label.prompt.messages, label.response))
-        singles.append(row)
-    signs = torch.tensor([-1.0 if is_safe else 1.0 for _, _, is_safe in index])
+    singles = [place(label.prompt, label.response, label.is_safe, label.categories) for label in labels]
     responses, cut = collate_scores(tokenizer, answered, max_length, too_long=too_long)
-    return Collated(CostBatch(responses, *_indices(sides), signs, torch.tensor(singles, dtype=torch.int64)), cut)
+    signs = [found for *_, found in index]
+    batch = CostBatch(
+        responses,
+        *_indices(sides),
+        signs=torch.tensor([-1.0 if is_safe else 1.0 for _, _, is_safe, _ in index]),
+        singles=torch.tensor(singles, dtype=torch.int64),
+        category_signs=torch.tensor([one or (0.0,) * len(categories) for one in signs]),
+        category_known=torch.tensor([one is not None for one in signs]),
+    )
+    return Collated(batch, cut)
+
+
+def category_signs(is_safe: bool, named: Sequence[str], categories: Sequence[str]) -> CategorySigns | None:
+    """In which ways a labelled response is harmful: +1 or −1 per category.
+
+    None where the label does not say: an unsafe response without a category, or a safe one with some.
+    """
+    if is_safe == bool(named):
+        return None
+    return tuple(1.0 if category in named else -1.0 for category in categories)
 
 
 def collate_prompts(

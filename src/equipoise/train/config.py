@@ -7,8 +7,9 @@ Defaults are the original's script defaults (METHOD §6) where it has one. What 
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from equipoise.annotate.taxonomy import PUBLISHED
 from equipoise.config import Config
 from equipoise.data.source import DataSource
 
@@ -202,6 +203,23 @@ class CostConfig(ScoreModelConfig):
         description="What it learns. ranking+sign is L_C; the others leave a term out, for comparison: ranking "
         "gives 0 no meaning, sign is a classifier of safe and unsafe.",
     )
+    categories: tuple[str, ...] = Field(
+        (),
+        description="Harm categories that get a cost of their own beside the cost: names as the labels have them, "
+        "or beavertails14, or pku19.",
+    )
+    category_weight: float = Field(1.0, ge=0, description="Weight of the loss of those, a sum over categories.")
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _published(cls, value: object) -> object:
+        """A published list in place of its name."""
+        match value:
+            case str(name) | [str(name)] if name in PUBLISHED:
+                return PUBLISHED[name]
+            case str(name):
+                return (name,)
+        return value
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:
@@ -209,4 +227,10 @@ class CostConfig(ScoreModelConfig):
             raise ValueError("give `pairs`, `labels`, or both")
         if self.loss == "ranking" and self.labels:
             raise ValueError("loss = 'ranking' learns from pairs alone: leave `labels` out")
+        return self
+
+    @model_validator(mode="after")
+    def _categories_differ(self) -> Self:
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError("two categories have the same name")
         return self

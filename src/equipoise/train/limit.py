@@ -55,7 +55,7 @@ def check_costs(config: PpoLagConfig) -> tuple[str, ...]:
     if not isinstance(config.cost, ModelScore):
         return ()
     path, constraint = config.cost.path, config.constraint
-    categories = read_head_settings(path).categories if isinstance(constraint, CategoryCosts) else ()  # type: ignore[attr-defined]
+    categories = read_head_settings(path).categories if isinstance(constraint, CategoryCosts) else ()
     if isinstance(constraint, CategoryCosts) and not categories:
         raise ConfigError(
             "constraint 'categories' limits the cost of each harm category, and the cost model has one for all.",
@@ -85,9 +85,9 @@ def costs_of(responses: Sequence[Response], source: ScoreSource, constraint: Con
     """The cost of each response, and by category where the constraint asks for it."""
     if isinstance(constraint, CategoryCosts):
         assert isinstance(source, ModelSource)  # PpoLagConfig refuses others
-        overall, rows = source.score_with_categories(responses)  # type: ignore[attr-defined]
+        overall, rows = source.score_with_categories(responses)
         columns = zip(*rows, strict=True)
-        return Costs(overall, dict(zip(source.categories, columns, strict=True)))  # type: ignore[attr-defined]
+        return Costs(overall, dict(zip(source.categories, columns, strict=True)))
     return Costs(source.score(responses), {})
 
 

@@ -1,7 +1,7 @@
 """What reward and cost models learn from a batch, and what is counted of it.
 
 One function per loss; which of them trains a cost model is its config's `loss`. Left out: the terms themselves
-(`algos.preference`) and the loop (`score_model`).
+(`algos.preference`), the loop (`score_model`) and categories on held-out prompts (`categories`).
 """
 
 from collections.abc import Callable
@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from equipoise.algos.preference import RankingStats, SignStats, cost_loss, reward_loss, sign_loss
+from equipoise.algos.preference import (
+    RankingStats,
+    SignStats,
+    category_loss,
+    cost_loss,
+    reward_loss,
+    sign_loss,
+)
 from equipoise.tokens.batches import CostBatch, RewardBatch
 from equipoise.train.config import CostLoss
 
@@ -21,10 +28,14 @@ class Counts(NamedTuple):
     ranked: float = 0  # pairs in the right order
     signed: float = 0  # labels that say safe or unsafe
     right: float = 0  # of these, scored on the right side of 0
+    known: float = 0  # responses and categories of which a label says whether they go together
+    agreed: float = 0  # of these, the category's cost is on the right side of 0
+    named: float = 0  # of the known, those that do go together
+    found: float = 0  # of these, the category's cost is above 0
 
 
 Loss = Callable[[Tensor, Any, float, float], tuple[Tensor, Counts]]
-"""(scores of the batch's responses, batch, μ, denominator) → loss, counts."""
+"""(what the network says of the batch's responses, batch, μ, denominator) → loss, counts."""
 
 
 def choose_cost_loss(name: CostLoss) -> Loss:
@@ -36,6 +47,26 @@ def choose_cost_loss(name: CostLoss) -> Loss:
             return ranking_alone
         case "sign":
             return sign_alone
+
+
+def with_categories(loss: Loss, weight: float) -> Loss:
+    """L + weight · L_K: a loss of the cost, and that of the categories of all responses whose label says them.
+
+    Args:
+        loss: Of the cost, the first of a network's outputs.
+        weight: Of the categories, the other outputs. A response counts once, in however many pairs it stands.
+    """
+
+    def both(outputs: Tensor, batch: CostBatch, mu: float, denominator: float) -> tuple[Tensor, Counts]:
+        cost, counts = loss(outputs[:, 0], batch, mu, denominator)
+        known = batch.category_known
+        categories, stats = category_loss(outputs[known, 1:], batch.category_signs[known], mu, denominator)
+        sums = [float(one.sum()) for one in stats]
+        return cost + weight * categories, counts._replace(
+            **dict(zip(("known", "agreed", "named", "found"), sums, strict=True))
+        )
+
+    return both
 
 
 def helpfulness(scores: Tensor, batch: RewardBatch, mu: float, denominator: float) -> tuple[Tensor, Counts]:

@@ -6,6 +6,7 @@ the scores are used for.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +29,12 @@ from equipoise.stats import wilson
 from equipoise.tokens.batches import Shape
 from equipoise.tokens.collate import Collated, collate_costs, collate_rewards
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids, many_response_ids
+from equipoise.train.categories import (
+    category_facts,
+    count_categories,
+    no_category_counts,
+    survey_categories,
+)
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig
 from equipoise.train.memory import training
@@ -46,7 +53,14 @@ from equipoise.train.processes import (
     share,
     whole_batches,
 )
-from equipoise.train.score_losses import Counts, Loss, choose_cost_loss, helpfulness, ranking_and_sign
+from equipoise.train.score_losses import (
+    Counts,
+    Loss,
+    choose_cost_loss,
+    helpfulness,
+    ranking_and_sign,
+    with_categories,
+)
 from equipoise.train.setup import (
     apply_gradients,
     finite,
@@ -103,6 +117,7 @@ class Kind(NamedTuple):
     load: Callable[[Any], list[Group]]
     collate: Callable[[PreTrainedTokenizerBase, Sequence[Group], int], Collated[Any]]
     loss: Loss
+    categories: tuple[str, ...] = ()  # harm categories with a cost of their own
 
 
 def train_reward(config: RewardConfig) -> Path:
@@ -112,7 +127,14 @@ def train_reward(config: RewardConfig) -> Path:
 
 def train_cost(config: CostConfig) -> Path:
     """Train a cost model on harm preferences and safety labels; see `train_scorer`."""
-    return train_scorer(config, COST._replace(loss=choose_cost_loss(config.loss)))
+    kind, names = COST._replace(loss=choose_cost_loss(config.loss)), config.categories
+    if names:
+        loss, collate = (
+            with_categories(kind.loss, config.category_weight),
+            partial(_collate_cost, categories=names),
+        )
+        kind = kind._replace(loss=loss, collate=collate, categories=names)
+    return train_scorer(config, kind)
 
 
 @lost_processes_named()
@@ -139,6 +161,8 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     tokenizer = load_tokenizer(config.model, template=config.template)
     fitting = fitting_groups(groups, tokenizer, config)
     train, held_out = split_groups(fitting, config)
+    pairs, labels = [pair for g in train for pair in g.pairs], [label for g in train for label in g.labels]
+    category_labels = survey_categories(pairs, labels, kind.categories)
     survey = take_survey(tokenizer, (*train, *held_out), config.max_length)
     lengths, size = tuple(group.length for group in train), groups_per_batch(train, config.batch_size)
     per_epoch = len(_batches(lengths, size, config.seed, 0, accelerator))
@@ -151,6 +175,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
         dtype=pick_dtype(config.hardware.precision, accelerator.device),
         device=load_device(accelerator.device, mesh),
         quantize=config.quantize,
+        categories=len(kind.categories),
     )
     train_adapter(network.backbone, kind.name, config.lora, config.seed)
     recompute_layers(network, config.hardware)
@@ -178,8 +203,10 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             for number, part in enumerate(parts):
                 data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
                 with training(model, f"{kind.name} model", number, len(parts), accelerator, config):
-                    scores = model(data.responses.input_ids, data.responses.attention_mask)
-                    loss, found = kind.loss(scores, data, config.regularization, terms / accelerator.num_processes)
+                    outputs = model(data.responses.input_ids, data.responses.attention_mask)
+                    loss, found = kind.loss(
+                        outputs, data, config.regularization, terms / accelerator.num_processes
+                    )
                     accelerator.backward(loss)
                 for name, value in (("loss", float(loss.detach())), *found._asdict().items()):
                     sums[name] += value
@@ -204,14 +231,15 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             if stopping:
                 end(accelerator)
                 raise KeyboardInterrupt
-    facts = {"steps": total, "prompts": len(train), "pairs": sum(len(group.pairs) for group in train)}
-    facts |= {"labels": sum(len(group.labels) for group in train), "cut_responses": survey.cut}
-    facts["dropped_prompts"] = len(groups) - len(fitting)
+    facts = {"steps": total, "prompts": len(train), "pairs": len(pairs), "labels": len(labels)}
+    facts |= {"cut_responses": survey.cut, "dropped_prompts": len(groups) - len(fitting), **category_labels}
     with whole(network):
         accuracy = accuracy_facts(network, tokenizer, kind, held_out, survey, config, accelerator)
     scorer = whole_copy(network, accelerator)
     if scorer is not None:
-        save_scorer(scorer, tokenizer, config.out, HeadSettings(kind.name, config.pooling))
+        save_scorer(
+            scorer, tokenizer, config.out, HeadSettings(kind.name, config.pooling, categories=kind.categories)
+        )
         drop_checkpoints(config.out)
         artefact.finish(build, {**facts, **accuracy})
     end(accelerator)
@@ -249,30 +277,37 @@ def accuracy_facts(
     config: ScoreModelConfig,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Ranking and safety accuracy with Wilson intervals on prompts never trained on; absent where nothing asks."""
+    """Accuracies with Wilson intervals on prompts never trained on; absent where nothing asks."""
     model.eval()
-    sums = dict.fromkeys(Counts._fields, 0.0)
+    sums = dict.fromkeys(Counts._fields, 0.0) | no_category_counts(kind.categories)
     mine = share(groups, accelerator)
     for part in group_micro_batches(mine, survey, config, 4 * config.batch_size):
         data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
-        found = kind.loss(model(data.responses.input_ids, data.responses.attention_mask), data, 0.0, 1.0)[1]
-        sums = {name: value + found._asdict()[name] for name, value in sums.items()}
-    counts = Counts(**process_sums(sums, accelerator))
+        outputs = model(data.responses.input_ids, data.responses.attention_mask)
+        found = kind.loss(outputs, data, 0.0, 1.0)[1]._asdict()
+        if kind.categories:
+            found |= count_categories(outputs, data, kind.categories)
+        sums = {name: value + found[name] for name, value in sums.items()}
+    sums = process_sums(sums, accelerator)
+    counts = Counts(*(sums[name] for name in Counts._fields))
     facts: dict[str, Any] = {"held_out_prompts": len(groups)}
     if counts.pairs:
         facts["ranking_accuracy"] = wilson(int(counts.ranked), int(counts.pairs), of="pairs").model_dump()
     if counts.signed:
         facts["safety_accuracy"] = wilson(int(counts.right), int(counts.signed), of="labels").model_dump()
-    return facts
+    return facts | category_facts(sums, kind.categories)
 
 
 def _collate_reward(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Collated[Any]:
     return collate_rewards(tokenizer, [pair for group in groups for pair in group.pairs], max_length)
 
 
-def _collate_cost(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Collated[Any]:
+def _collate_cost(
+    tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int, categories: Sequence[str] = ()
+) -> Collated[Any]:
     pairs = [pair for group in groups for pair in group.pairs]
-    return collate_costs(tokenizer, pairs, [label for group in groups for label in group.labels], max_length)
+    labels = [label for group in groups for label in group.labels]
+    return collate_costs(tokenizer, pairs, labels, max_length, categories=categories)
 
 
 REWARD = Kind("reward", load_reward_groups, _collate_reward, helpfulness)
@@ -286,6 +321,10 @@ def _accuracies(counts: Counts) -> dict[str, float]:
         found["ranking_accuracy"] = counts.ranked / counts.pairs
     if counts.signed:
         found["safety_accuracy"] = counts.right / counts.signed
+    if counts.known:
+        found["category_accuracy"] = counts.agreed / counts.known
+    if counts.named:
+        found["category_recall"] = counts.found / counts.named
     return found
 
 

@@ -41,6 +41,17 @@ class WholeSource:
         with whole(self.network):
             return self.source.score(responses)
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """See `ModelSource`."""
+        return self.source.categories if isinstance(self.source, ModelSource) else ()
+
+    def score_with_categories(self, responses: Sequence[Response]) -> tuple[list[float], list[list[float]]]:
+        """See `ModelSource`, and `score`."""
+        assert isinstance(self.source, ModelSource)
+        with whole(self.network):
+            return self.source.score_with_categories(responses)
+
 
 def open_mesh(hardware: Hardware, accelerator: Accelerator) -> DeviceMesh | None:
     """All processes in a row, if the settings say `shard` and there are several; else None."""
