@@ -92,6 +92,29 @@ def test_peoples_pairs_take_the_place_of_simulated_labels() -> None:
         study_of({"name": "a"}, rounds=[{"preferences": ["p.json"]}], rewards={"mixed": {"question": "single"}})
 
 
+def test_a_merge_is_of_variants_before_it_and_answers_like_any_policy() -> None:
+    steps = study_of({"name": "a"}, {"type": "merge", "name": "half", "of": {"sft": 0.5, "a": 0.5}})
+    step = steps["policies/half"]
+    assert step.config.policies == (Path("models/mine"), Path("run/policies/a"))
+    assert (step.config.weights, step.after) == ((0.5, 0.5), ("policies/a",))
+    assert steps["answers/half"].config.policy == Path("run/policies/half")
+    assert "policies/half" in steps["answers/half"].after
+    with pytest.raises(ConfigError, match="add up to 1"):
+        study_of({"name": "a"}, {"type": "merge", "name": "half", "of": {"sft": 0.5, "a": 0.6}})
+
+
+def test_best_of_n_answers_with_another_variants_policy_by_the_runs_own_scores() -> None:
+    variant = {"type": "best_of", "name": "best", "policy": "a", "n": 8, "limit": -1.0}
+    steps = study_of({"name": "a"}, variant, {**variant, "name": "first", "policy": "sft"})
+    best = steps["answers/best"].config
+    assert (best.policy, best.best_of.n, best.best_of.limit) == (Path("run/policies/a"), 8, -1.0)
+    assert (best.cost.path, best.name) == (Path("run/shared/cost"), "best")
+    assert steps["answers/first"].config.policy == Path("models/mine")
+    assert steps["answers/a"].config.best_of is None
+    assert "policies/best" not in steps
+    assert list(steps["evaluations/best"].config.policies) == ["sft", "best"]
+
+
 @pytest.mark.parametrize(
     ("variants", "said"),
     [
@@ -99,6 +122,11 @@ def test_peoples_pairs_take_the_place_of_simulated_labels() -> None:
         ([{"name": "a", "cost": "none"}], "no cost model 'none'"),
         ([{"name": "a", "reward": "none"}], "no reward model 'none'"),
         ([{"name": "a/b"}], "pattern"),
+        ([{"type": "merge", "name": "m", "of": {"sft": 0.5, "a": 0.5}}, {"name": "a"}], "m: 'a' is no policy"),
+        (
+            [{"type": "best_of", "name": "b"}, {"type": "best_of", "name": "c", "policy": "b"}],
+            "c: 'b' is no policy",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_refused(variants: list[dict[str, object]], said: str) -> None:

@@ -141,6 +141,12 @@ STAGES: tuple[Stage, ...] = (
         "A policy, reward and cost → a policy that is helpful within the cost limit.",
     ),
     Stage(
+        ("merge",),
+        "equipoise.models.config:MergeConfig",
+        "equipoise.models.merge:merge",
+        "Policies of one architecture and weights → the policy between them.",
+    ),
+    Stage(
         ("redteam",),
         "equipoise.redteam.config:RedteamConfig",
         "equipoise.redteam.redteam:redteam",

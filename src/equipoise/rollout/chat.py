@@ -11,6 +11,7 @@ import torch
 from equipoise.errors import EquipoiseError
 from equipoise.models.devices import pick_device, pick_dtype
 from equipoise.records import Message, Prompt, Response, ScoredResponse
+from equipoise.rollout.best_of import choose, open_chooser
 from equipoise.rollout.config import ChatConfig
 from equipoise.rollout.respond import answer, open_policy
 from equipoise.rollout.score import ScoreSource, open_score_source
@@ -79,8 +80,17 @@ def open_ask(config: ChatConfig) -> Ask:
     """Load the policy and the score sources: a function from a conversation to a scored answer."""
     device = pick_device(config.device)
     policy = open_policy(config.policy, device, pick_dtype(config.precision, device))
-    reward, cost = (open_score_source(s, device=device) if s else None for s in (config.reward, config.cost))
     generator = torch.Generator(device).manual_seed(config.seed)
+    if config.best_of is not None:
+        chooser = open_chooser(config.best_of, config.reward, config.cost, device)
+
+        def ask_several(messages: Sequence[Message]) -> ScoredResponse:
+            prompt = Prompt(messages=tuple(messages))
+            (chosen,) = choose(chooser, answer(policy, [prompt], config.sampling, generator, chooser.settings.n))
+            return chosen.response
+
+        return ask_several
+    reward, cost = (open_score_source(s, device=device) if s else None for s in (config.reward, config.cost))
 
     def ask(messages: Sequence[Message]) -> ScoredResponse:
         (response,) = answer(policy, [Prompt(messages=tuple(messages))], config.sampling, generator)

@@ -1,9 +1,9 @@
 """Settings of sampling, scoring, responding, serving and chatting, without torch."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, model_validator
 
 from equipoise.chat_model import ChatModel
 from equipoise.config import Config
@@ -174,8 +174,34 @@ class Answering(Config):
     precision: Precision = Field("float32", description="Precision of the policy.")
 
 
+class BestOf(Config):
+    """Of n responses the one of highest reward among those within a cost limit is given."""
+
+    n: int = Field(4, ge=1, description="Responses that are written for each one that is given.")
+    limit: float = Field(0.0, description="Highest cost that is accepted; a cost > 0 is unsafe.")
+    refusal: str | None = Field(
+        None,
+        min_length=1,
+        description="Text that is given where none of the n is within the limit; unset: the one of lowest cost.",
+    )
+
+
+def _check_best_of(best_of: BestOf | None, reward: object, cost: object) -> None:
+    if best_of is not None and (reward is None or cost is None):
+        raise ValueError("best_of chooses by reward and cost: give both")
+
+
 class RespondConfig(Answering, Asking):
     """A policy answers prompts."""
+
+    best_of: BestOf | None = Field(
+        None, description="Give the best of several responses, by reward under a cost limit; unset: each one."
+    )
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> Self:
+        _check_best_of(self.best_of, self.reward, self.cost)
+        return self
 
 
 class ServeConfig(Config):
@@ -186,9 +212,21 @@ class ServeConfig(Config):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     name: str = Field("", description="Model name that the endpoint lists; unset: the policy directory's name.")
     sampling: Sampling = Field(Sampling(), description="Used where a request does not say.")
+    best_of: BestOf | None = Field(
+        None, description="Give the best of several answers, by reward under a cost limit; unset: each one."
+    )
+    reward: ScoreSourceConfig | None = Field(None, description="The rewards that best_of chooses by.")
+    cost: ScoreSourceConfig | None = Field(None, description="The costs that best_of chooses by.")
     seed: int = Field(42, ge=0, description="Seed of the sampling of requests without one of their own.")
     device: Device = Field("auto", description="auto takes cuda, then mps, then cpu.")
     precision: Precision = Field("float32", description="Precision of the policy.")
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> Self:
+        _check_best_of(self.best_of, self.reward, self.cost)
+        if self.best_of is None and (self.reward is not None or self.cost is not None):
+            raise ValueError("reward and cost are there for best_of, which is not set")
+        return self
 
 
 class ChatConfig(Config):
@@ -199,6 +237,14 @@ class ChatConfig(Config):
     cost: ScoreSourceConfig | None = Field(None, description="Shows a cost beside each answer; unset: none.")
     system: str = Field("", description="System message that opens the conversation; empty: none.")
     sampling: Sampling = Field(Sampling(), description="How answers are drawn.")
+    best_of: BestOf | None = Field(
+        None, description="Show the best of several answers, by reward under a cost limit; unset: the first."
+    )
     seed: int = Field(42, ge=0, description="Seed of the sampling.")
     device: Device = Field("auto", description="auto takes cuda, then mps, then cpu.")
     precision: Precision = Field("float32", description="Precision of the policy.")
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> Self:
+        _check_best_of(self.best_of, self.reward, self.cost)
+        return self

@@ -47,7 +47,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 SILENT = {"tool_calls": ([],), "refusal": ("",), "annotations": ([],)}
 """The same of a message: what clients send back of an earlier answer."""
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "content_filter"]
 RequestT = TypeVar("RequestT", bound="_Request")
 
 
@@ -139,6 +139,7 @@ class ChatRequest(_Request):
 
     messages: tuple[ChatMessage, ...]
     max_completion_tokens: int | None = Field(None, ge=1)
+    cost_limit: float | None = None  # ours alone: the limit of best-of-n
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 

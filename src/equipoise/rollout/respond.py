@@ -1,4 +1,4 @@
-"""Prompts → responses of a policy, with the scores of a reward and a cost model beside them if asked for.
+"""Prompts → responses of a policy, scored by a reward and a cost model, and chosen by these scores, if asked for.
 
 Prompts of similar length are answered together, and the records go back into the order of the prompts. Left out:
 decoding (`native`), judging (`evaluate`).
@@ -22,6 +22,7 @@ from equipoise.errors import DataError
 from equipoise.models.backbone import check_fit, load_causal_lm, load_shape
 from equipoise.models.devices import pick_device, pick_dtype
 from equipoise.records import Prompt, Response, ScoredResponse
+from equipoise.rollout.best_of import choose, counts, numbered, open_chooser
 from equipoise.rollout.config import (
     GuardScore,
     HfSettings,
@@ -82,7 +83,7 @@ def respond(config: RespondConfig) -> Path:
     length = config.max_prompt_length + config.sampling.max_new_tokens
     policy = open_policy(config.policy, device, dtype, config.name, config.batch_size, config.sampler, length)
     check_fit(policy.model, policy.tokenizer, length)
-    samples = config.samples_per_prompt
+    samples = config.samples_per_prompt * (config.best_of.n if config.best_of else 1)
     answers: list[list[Response]] = [[] for _ in prompts]
     generator = torch.Generator(device).manual_seed(config.seed)
     parts = list(by_length(policy.tokenizer, prompts, max(1, BATCHES * config.batch_size // samples)))
@@ -95,13 +96,18 @@ def respond(config: RespondConfig) -> Path:
             log.log(step, {"unfinished_share": sum(not r.finished for r in drawn) / len(drawn)})
             log.sample(step, [{"prompt": drawn[0].prompt.text, "response": drawn[0].text}])
     responses = [response for several in answers for response in several]
-    records = attach_scores(responses, config.reward, config.cost, device)
+    if config.best_of is None:
+        records, choice = attach_scores(responses, config.reward, config.cost, device), {}
+    else:
+        given = choose(open_chooser(config.best_of, config.reward, config.cost, device), responses)
+        records, choice = numbered(given, config.samples_per_prompt), counts(given, len(responses))
     write_records(config.out / RESPONSES, records)
     facts = {
         "responses": len(records),
         "prompts": len(prompts),
         "dropped_prompts": len(chosen) - len(prompts),
         "unfinished": sum(not response.finished for response in records),
+        **choice,
     }
     artefact.finish(build, facts)
     return config.out

@@ -27,6 +27,8 @@ from equipoise.errors import EquipoiseError
 from equipoise.models.backbone import context_length
 from equipoise.models.devices import pick_device, pick_dtype
 from equipoise.records import Prompt
+from equipoise.records import Response as Answer
+from equipoise.rollout.best_of import Chooser, choose, open_chooser
 from equipoise.rollout.complete import Wish, can_tell, complete, complete_aloud
 from equipoise.rollout.config import Sampling, ServeConfig
 from equipoise.rollout.protocol import (
@@ -56,20 +58,23 @@ def serve(config: ServeConfig) -> None:
     """
     device = pick_device(config.device)
     policy = open_policy(config.policy, device, pick_dtype(config.precision, device), config.name)
+    best_of = config.best_of
+    chooser = None if best_of is None else open_chooser(best_of, config.reward, config.cost, device)
     print(f"Model {policy.name!r} at http://{config.host}:{config.port}/v1", flush=True)
-    app = build_app(policy, config.sampling, config.seed)
+    app = build_app(policy, config.sampling, config.seed, chooser)
     uvicorn.run(app, host=config.host, port=config.port, log_level="warning")
 
 
-def build_app(policy: Policy, sampling: Sampling, seed: int = 42) -> Starlette:
+def build_app(policy: Policy, sampling: Sampling, seed: int = 42, chooser: Chooser | None = None) -> Starlette:
     """The ASGI application.
 
     Args:
         policy: Who answers.
         sampling: Used where a request does not say.
         seed: Of the sampling of requests without a seed of their own.
+        chooser: Gives the best of several answers; None: each answer is given.
     """
-    desk = Desk(policy, sampling, torch.Generator(policy.model.device).manual_seed(seed))
+    desk = Desk(policy, sampling, torch.Generator(policy.model.device).manual_seed(seed), chooser)
     writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
 
     async def answer(request: Request, kind: type[Asked]) -> Response:
@@ -126,6 +131,7 @@ class Task(NamedTuple):
     prompts: list[Ids]
     wish: Wish
     generator: torch.Generator
+    conversation: Prompt | None  # of a chat
 
     @property
     def prompt_tokens(self) -> int:
@@ -140,20 +146,28 @@ class Desk:
     policy: Policy
     sampling: Sampling
     generator: torch.Generator  # of requests without a seed
+    chooser: Chooser | None = None
 
     def read(self, asked: Asked) -> Task:
         """What a request comes to.
 
         Raises:
-            RequestError: It names another model, is too long, or is no conversation that ends with a user's turn.
+            RequestError: It names another model, is too long, is no conversation that ends with a user's turn, or
+                wants to be chosen by cost where nothing is, or not to be where everything is.
             EquipoiseError: The template refuses it.
         """
         if asked.model != self.policy.name:
             raise _no_model(asked.model, self.policy.name)
-        prompts = [self._chat(asked)] if isinstance(asked, ChatRequest) else self._texts(asked)
+        self._check_choice(asked)
+        conversation = _conversation(asked) if isinstance(asked, ChatRequest) else None
+        if conversation is not None:
+            prompts = [prompt_ids(self.policy.tokenizer, conversation.messages)]
+        else:
+            assert isinstance(asked, CompletionRequest)
+            prompts = self._texts(asked)
         wish = Wish(
             sampling=self._sampling(asked, max(map(len, prompts))),
-            samples=asked.n,
+            samples=asked.n * (self.chooser.settings.n if self.chooser else 1),
             stops=asked.stop,
             top=asked.top,
             echo=isinstance(asked, CompletionRequest) and asked.echo,
@@ -161,20 +175,38 @@ class Desk:
         generator = self.generator
         if asked.seed is not None:
             generator = torch.Generator(generator.device).manual_seed(asked.seed)
-        return Task(asked, prompts, wish, generator)
+        return Task(asked, prompts, wish, generator, conversation)
 
     def write(self, task: Task) -> list[Completion]:
-        """All answers."""
-        return complete(self.policy, task.prompts, task.wish, task.generator)
+        """All answers that are given.
 
-    def _chat(self, asked: ChatRequest) -> Ids:
-        try:
-            prompt = Prompt(messages=tuple(message.to_message() for message in asked.messages))
-        except ValidationError as error:
+        Raises:
+            EquipoiseError: They are to be chosen by scores, and a score source failed.
+        """
+        written = complete(self.policy, task.prompts, task.wish, task.generator)
+        if self.chooser is None or task.conversation is None:
+            return written
+        assert isinstance(task.asked, ChatRequest)
+        candidates = [
+            Answer(prompt=task.conversation, text=one.text, finished=one.finish_reason == "stop")
+            for one in written
+        ]
+        return [
+            Completion(one.response.text, "content_filter", 0, None) if one.is_refusal else written[one.place]
+            for one in choose(self.chooser, candidates, task.asked.cost_limit)
+        ]
+
+    def _check_choice(self, asked: Asked) -> None:
+        if self.chooser is not None and isinstance(asked, CompletionRequest):
             raise RequestError(
-                f"This is no conversation to answer: {explain_validation(Prompt, error)}."
-            ) from None
-        return prompt_ids(self.policy.tokenizer, prompt.messages)
+                "This server gives the best of several answers, which are scored as turns of a conversation.",
+                fix="Ask for a chat completion.",
+            )
+        if self.chooser is None and isinstance(asked, ChatRequest) and asked.cost_limit is not None:
+            raise RequestError(
+                "`cost_limit` cannot be honoured: this server does not choose answers by their cost.",
+                fix="Leave it out, or serve with best_of.",
+            )
 
     def _texts(self, asked: CompletionRequest) -> list[Ids]:
         tokenizer, size = self.policy.tokenizer, len(self.policy.tokenizer)
@@ -205,6 +237,13 @@ class Desk:
         return self.sampling.model_copy(update={**said, "max_new_tokens": limit})
 
 
+def _conversation(asked: ChatRequest) -> Prompt:
+    try:
+        return Prompt(messages=tuple(message.to_message() for message in asked.messages))
+    except ValidationError as error:
+        raise RequestError(f"This is no conversation to answer: {explain_validation(Prompt, error)}.") from None
+
+
 class _GoneError(Exception):
     """Nobody listens any more."""
 
@@ -221,7 +260,7 @@ async def _events(desk: Desk, task: Task, writer: ThreadPoolExecutor) -> AsyncIt
 
     def write() -> list[Completion]:
         try:
-            if can_tell(desk.policy, task.prompts, task.wish):
+            if desk.chooser is None and can_tell(desk.policy, task.prompts, task.wish):
                 return [complete_aloud(desk.policy, task.prompts[0], task.wish, task.generator, say)]
             completions = desk.write(task)
             for i, one in enumerate(completions):

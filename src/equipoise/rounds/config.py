@@ -11,8 +11,11 @@ from pydantic import Field, model_validator
 
 from equipoise.config import Config
 from equipoise.data.source import DataSource
+from equipoise.rollout.config import BestOf
 
 Tree = dict[str, Any]
+FIRST = "sft"
+"""What the first policy is called."""
 
 
 class PrepareConfig(Config):
@@ -126,7 +129,26 @@ class SafeSftVariant(Config):
     sft: Tree = Field({}, description="Laid over the settings of `sft`.")
 
 
-Variant = Annotated[PpoLagVariant | SafeSftVariant, Field(discriminator="type")]
+class MergeVariant(Config):
+    """A weighted mean of policies of the study."""
+
+    type: Literal["merge"] = "merge"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    of: dict[str, float] = Field(
+        min_length=2, description="Earlier variant, or sft for the first policy → its weight; together 1."
+    )
+    extrapolate: bool = Field(False, description="Allow weights below 0 or above 1.")
+
+
+class BestOfVariant(BestOf):
+    """Another variant's policy, or the first one, that gives the best of n answers by the run's own scores."""
+
+    type: Literal["best_of"] = "best_of"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the variant, and of its directories.")
+    policy: str = Field(FIRST, description="An earlier variant, or sft for the first policy.")
+
+
+Variant = Annotated[PpoLagVariant | SafeSftVariant | MergeVariant | BestOfVariant, Field(discriminator="type")]
 
 
 class StudyConfig(RunConfig):
@@ -153,4 +175,22 @@ class StudyConfig(RunConfig):
                 ):
                     if wanted and wanted not in known:
                         raise ValueError(f"variant {variant.name}: there is no {kind} model {wanted!r} in {kind}s")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_steered_comes_first(self) -> Self:
+        made = {FIRST}
+        for variant in self.variants:
+            steered: set[str] = set()
+            if isinstance(variant, MergeVariant):
+                steered = set(variant.of)
+            elif isinstance(variant, BestOfVariant):
+                steered = {variant.policy}
+            if missing := sorted(steered - made):
+                raise ValueError(
+                    f"variant {variant.name}: {missing[0]!r} is no policy that stands before it; these do: "
+                    + ", ".join(sorted(made))
+                )
+            if not isinstance(variant, BestOfVariant):  # which has no weights of its own
+                made.add(variant.name)
         return self

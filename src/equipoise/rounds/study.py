@@ -1,12 +1,12 @@
 """A study: one round played in several variants from one shared beginning.
 
 The first policy, its answers and their labels are made once, and so is each reward and cost model. Each variant is
-trained from the same first policy, answers the same held-out prompts and is compared with it. The run's own reward
-and cost model score all answers, whatever a variant was trained on. Of the recipe's rounds the first is played.
-Left out: what the numbers mean together, which depends on what was varied.
+trained from that first policy, or made of policies before it; it answers the same held-out prompts and is compared
+with the first. The run's own reward and cost model score all answers, whatever a variant was trained on. Of the
+recipe's rounds the first is played. Left out: what the numbers mean together, which depends on what was varied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,18 @@ from equipoise.artefact import write_json
 from equipoise.config import merge
 from equipoise.errors import ConfigError
 from equipoise.evaluate.summary import read_evaluation
+from equipoise.models.config import MergeConfig
+from equipoise.rollout.config import BestOf
 from equipoise.rounds.config import (
+    BestOfVariant,
     KeepSafeConfig,
+    MergeVariant,
     PpoLagVariant,
     RewardVariant,
     RoundConfig,
     SafeSftVariant,
     StudyConfig,
+    Variant,
 )
 from equipoise.rounds.plan import (
     AGGREGATE,
@@ -45,6 +50,7 @@ from equipoise.rounds.plan import (
 )
 from equipoise.rounds.run import SUMMARY, run_steps
 
+MERGE = Stage("equipoise.models.merge:merge", MergeConfig)
 KEEP_SAFE = Stage("equipoise.rounds.prepare:keep_safe", KeepSafeConfig)
 OWN = ""
 """Name of the run's own reward and cost model among the others."""
@@ -88,8 +94,7 @@ def make_study(config: StudyConfig) -> list[Step]:
         _train_cost(shared, name)
     _answer(shared, SFT, start, made_by)
     for variant in config.variants:
-        policy = _imitate(shared, variant) if isinstance(variant, SafeSftVariant) else _play(shared, variant)
-        _answer(shared, variant.name, policy, [f"policies/{variant.name}"])
+        _answer_variant(shared, variant)
         _compare(shared, variant.name)
     return plan.steps
 
@@ -111,6 +116,11 @@ class Shared:
     def round(self) -> RoundConfig:
         """The round that is played."""
         return self.config.rounds[0]
+
+    def policy(self, name: str) -> tuple[Path, Sequence[str]]:
+        """A variant's policy or the first one, and the steps that make it."""
+        step = f"policies/{name}"
+        return (self.start, self.made_by) if name == SFT else (self.plan.path(step), (step,))
 
     def scorer(self, kind: Literal["reward", "cost"], name: str) -> str:
         """The step that makes a reward or cost model."""
@@ -156,6 +166,22 @@ def _train_cost(shared: Shared, name: str) -> None:
     shared.plan.add(shared.scorer("cost", name), COST, tree, [*shared.made_by, *shared.labelled])
 
 
+def _answer_variant(shared: Shared, variant: Variant) -> None:
+    """Make the variant's policy, and let it answer."""
+    match variant:
+        case BestOfVariant():
+            best_of = variant.model_dump(include=set(BestOf.model_fields))
+            _answer(shared, variant.name, *shared.policy(variant.policy), {"best_of": best_of})
+            return
+        case PpoLagVariant():
+            _play(shared, variant)
+        case SafeSftVariant():
+            _imitate(shared, variant)
+        case MergeVariant():
+            _merge(shared, variant)
+    _answer(shared, variant.name, *shared.policy(variant.name))
+
+
 def _play(shared: Shared, variant: PpoLagVariant) -> Path:
     """PPO-Lag from the first policy."""
     plan, config, data = shared.plan, shared.config, shared.data
@@ -182,7 +208,16 @@ def _imitate(shared: Shared, variant: SafeSftVariant) -> Path:
     return plan.add(f"policies/{variant.name}", TRAIN_SFT, tree, [step, *shared.made_by])
 
 
-def _answer(shared: Shared, name: str, policy: Path, made_by: Sequence[str]) -> None:
+def _merge(shared: Shared, variant: MergeVariant) -> Path:
+    """A weighted mean of policies that are made before."""
+    policies, steps = zip(*(shared.policy(name) for name in variant.of), strict=True)
+    tree = {"policies": policies, "weights": list(variant.of.values()), "extrapolate": variant.extrapolate}
+    return shared.plan.add(f"policies/{variant.name}", MERGE, tree, [step for some in steps for step in some])
+
+
+def _answer(
+    shared: Shared, name: str, policy: Path, made_by: Sequence[str], settings: Mapping[str, Any] | None = None
+) -> None:
     """Held-out answers of one policy, scored by the run's own reward and cost model."""
     plan = shared.plan
     judges = [shared.scorer("reward", OWN), shared.scorer("cost", OWN)]
@@ -193,7 +228,7 @@ def _answer(shared: Shared, name: str, policy: Path, made_by: Sequence[str]) -> 
         "reward": {"type": "model", "path": plan.path(judges[0])},
         "cost": {"type": "model", "path": plan.path(judges[1])},
     }
-    tree = merge([shared.config.held_out_respond, wired])
+    tree = merge([shared.config.held_out_respond, settings or {}, wired])
     plan.add(f"answers/{name}", RESPOND, tree, [*made_by, *judges, *shared.data.after])
 
 
