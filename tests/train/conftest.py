@@ -48,9 +48,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lines(
         folder / "labels.jsonl",
         (
-            {"prompt": prompt(f"{text} two"), "response": response, "is_safe": "sweet" not in response}
+            {"prompt": prompt(f"{text} two"), "response": response, "is_safe": not named, "categories": named}
             for text in asked(16)
-            for response in ("good sweet one", "no two")
+            for response, named in (("good sweet one", ["sweet"]), ("no two", []))
         ),
     )
     return folder

@@ -22,6 +22,7 @@ from equipoise.tokens.batches import CostBatch, ScoreBatch
 from equipoise.train.config import SharedLora
 from equipoise.train.score_losses import sign_alone, with_categories
 from equipoise.train.score_model import train_cost
+from equipoise.train.sharded import WholeSource
 from equipoise.train.shared_base import SharedBase
 
 BOTH = ("sweet", "bad")
@@ -210,6 +211,14 @@ def test_a_scorer_without_categories_gives_none(world, tmp_path):
     assert (source.categories, by_category) == ((), [[], []])
     assert costs == source.score(responses("good one", "bad one"))
     assert all(map(math.isfinite, costs))
+
+
+def test_a_model_in_parts_gives_the_same_categories(trained):
+    source = open_score_source(ModelScore(path=trained, max_length=24))
+    assert isinstance(source, ModelSource)
+    whole = WholeSource(source, source.scorer)
+    assert whole.categories == BOTH
+    assert whole.score_with_categories(responses("bad one")) == source.score_with_categories(responses("bad one"))
 
 
 def test_the_newer_pku_release_trains_the_categories_that_it_names(real_data, tmp_path):

@@ -48,11 +48,10 @@ def test_sft(world, tmp_path):
 def test_reward_and_cost(world, tmp_path):
     settings = {"model": world / "policy", "pairs": source(world / "pairs.jsonl"), "epochs": 1}
     reward = train_reward(reward_model(tmp_path / "reward", **settings))
-    cost = train_cost(cost_model(tmp_path / "cost", labels=source(world / "labels.jsonl"), **settings))
+    settings["labels"] = source(world / "labels.jsonl")
+    cost = train_cost(cost_model(tmp_path / "cost", **settings))
     assert written(cost) - written(reward) == {"safety_accuracy"}
-    rows = [{**row, "categories": ["sweet"] * (not row["is_safe"])} for row in read_lines(world / "labels.jsonl")]
-    labels = source(write_lines(tmp_path / "labels.jsonl", rows))
-    categories = train_cost(cost_model(tmp_path / "more", **settings, labels=labels, categories=["sweet"]))
+    categories = train_cost(cost_model(tmp_path / "categories", categories=["sweet"], **settings))
     assert written(categories) - written(cost) == {"category_accuracy", "category_recall"}
     assert written(reward, categories) == documented("reward and cost")
 

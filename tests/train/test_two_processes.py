@@ -120,10 +120,12 @@ def test_losses_accuracies_and_results_are_those_of_one_process(runs, loop, shap
     facts = [read_manifest(folder).facts for folder in folders]
     assert facts[0].keys() == facts[1].keys()
     assert facts[0]["steps"] == facts[1]["steps"]
-    weights = [load_file(folder / "model.safetensors") for folder in folders]
-    assert weights[0].keys() == weights[1].keys()
-    for name, weight in weights[0].items():
-        assert torch.allclose(weights[1][name], weight, atol=1e-4), name
+    for file in ("model.safetensors", *(["score_head.safetensors"] if loop == "cost" else [])):
+        weights = [load_file(folder / file) for folder in folders]
+        assert weights[0].keys() == weights[1].keys()
+        for name, weight in weights[0].items():
+            assert torch.allclose(weights[1][name], weight, atol=1e-4), name
+    assert facts[0].get("categories") == facts[1].get("categories")
 
 
 def test_settings_of_sharding_change_nothing_in_one_process(runs):

@@ -87,7 +87,7 @@ def score_models(world: Path, out: Path, shape: dict[str, Any]) -> None:
     given = {"model": world / "policy", "held_out": 0.2, "hardware": shape, **SMALL}
     with_name(out / "sft", lambda to: train_sft(sft(to, demonstrations=shown, **given)))
     sources = {name: [{"path": str(world / f"{name}.jsonl")}] for name in ("pairs", "labels")}
-    with_name(out / "cost", lambda to: train_cost(cost_model(to, **sources, **given)))
+    with_name(out / "cost", lambda to: train_cost(cost_model(to, categories=["sweet"], **sources, **given)))
     low = {**shape, "precision": "bfloat16", "gradient_checkpointing": True}
     given |= {"hardware": low, "lora": {"r": 4}}
     with_name(out / "lora", lambda to: train_sft(sft(to, demonstrations=shown, **given)))
