@@ -151,8 +151,8 @@ def test_a_critic_takes_the_cost_alone(trained):
     scorer = load_scorer(trained)
     critic = Critic(scorer)
     ids, mask = torch.tensor([[1, 8, 9, 10]]), torch.ones(1, 4, dtype=torch.bool)
-    assert critic(ids, mask).shape == (1, 4)
-    torch.testing.assert_close(critic(ids, mask)[0, -1], scorer(ids, mask)[0, 0])
+    assert critic(ids, mask).shape == (1, 4, 1)
+    torch.testing.assert_close(critic(ids, mask)[0, -1, 0], scorer(ids, mask)[0, 0])
     trained_weights = {name for name, _ in critic.named_parameters()}
     assert "scorer.head.weight" in trained_weights
     assert not any("category" in name for name in trained_weights)
@@ -177,7 +177,7 @@ def test_adapters_on_a_shared_base_keep_categories_for_scores_and_drop_them_for_
         roles = SharedBase(base, SharedLora(r=4, share=share), seed=0)
         critic = roles.critic("cost_critic", out, roles.scorer("cost", out))
         values = critic(ids, mask)
-        torch.testing.assert_close(values[0, -1], whole(ids, mask)[0, 0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(values[0, -1, 0], whole(ids, mask)[0, 0], atol=1e-5, rtol=1e-4)
         assert not any("category" in name for name, _ in critic.named_parameters())
 
 
