@@ -130,8 +130,8 @@ def test_safe_dpo_trains_on_the_pairs_from_their_file_alone(real_data, folder_of
     pairs = real_data / "pku_safe_rlhf" / "pairs_32.json"
     run(
         "direct", "--policy", folder_of("llama"), "--pairs", pairs, "--out", tmp_path, "--max-length", "512",
-        "--method.type", "safe_dpo", "--held-out", "0.2", "--batch-size", "8", "--hardware.device", "cpu",
-        "--hardware.threads", "1",
+        "--method.type", "safe_dpo", "--method.margin", "2", "--held-out", "0.2", "--batch-size", "8",
+        "--hardware.device", "cpu", "--hardware.threads", "1",
     )  # fmt: skip
     # Of the 32 pairs, 16 have two unsafe answers; in 4 the more helpful one is unsafe and the other safe.
     facts = read_manifest(tmp_path, ("policy",)).facts

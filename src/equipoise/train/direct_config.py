@@ -25,7 +25,10 @@ class SafeDpo(Config):
 
     type: Literal["safe_dpo"] = "safe_dpo"
     margin: float = Field(
-        2.0, ge=0, description="Δ: by how much more a safe winner must lead an unsafe loser, in units of β·h."
+        0.0,
+        ge=0,
+        description="Δ: by how much more a safe winner must lead an unsafe loser, in units of β·h; 0 is DPO on the "
+        "rearranged pairs.",
     )
 
 
