@@ -13,6 +13,8 @@ from equipoise.config import Config
 from equipoise.data.source import DataSource
 
 Tree = dict[str, Any]
+FIRST = "sft"
+"""What the first policy is called."""
 
 
 class PrepareConfig(Config):
@@ -126,7 +128,22 @@ class SafeSftVariant(Config):
     sft: Tree = Field({}, description="Laid over the settings of `sft`.")
 
 
-Variant = Annotated[PpoLagVariant | SafeSftVariant, Field(discriminator="type")]
+class DirectVariant(Config):
+    """A policy trained on the shared pairs without RL."""
+
+    type: Literal["direct"] = "direct"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    start: str = Field(
+        FIRST, description="Earlier variant whose policy is start and reference, or sft for the first policy."
+    )
+    direct: Tree = Field(
+        {},
+        description="Laid over the run's settings of `direct`; modpo without `other` takes the run's own cost "
+        "model, or by harmlessness its reward model.",
+    )
+
+
+Variant = Annotated[PpoLagVariant | SafeSftVariant | DirectVariant, Field(discriminator="type")]
 
 
 class StudyConfig(RunConfig):
@@ -136,6 +153,7 @@ class StudyConfig(RunConfig):
     costs: dict[str, Tree] = Field(
         {}, description="Further cost models: name → settings laid over the run's settings of `cost`."
     )
+    direct: Tree = Field({}, description="Settings of `direct` in every variant.")
     variants: tuple[Variant, ...] = Field(
         min_length=1, description="The policies to train, each from the same first policy."
     )
@@ -153,4 +171,16 @@ class StudyConfig(RunConfig):
                 ):
                     if wanted and wanted not in known:
                         raise ValueError(f"variant {variant.name}: there is no {kind} model {wanted!r} in {kind}s")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_started_from_comes_first(self) -> Self:
+        made = [FIRST]
+        for variant in self.variants:
+            if isinstance(variant, DirectVariant) and variant.start not in made:
+                raise ValueError(
+                    f"variant {variant.name}: {variant.start!r} is no policy that stands before it; these do: "
+                    + ", ".join(made)
+                )
+            made.append(variant.name)
         return self

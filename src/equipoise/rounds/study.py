@@ -16,12 +16,15 @@ from equipoise.config import merge
 from equipoise.errors import ConfigError
 from equipoise.report.history import read_evaluation
 from equipoise.rounds.config import (
+    DirectVariant,
     KeepSafeConfig,
     PpoLagVariant,
     RewardVariant,
     RoundConfig,
     SafeSftVariant,
     StudyConfig,
+    Tree,
+    Variant,
 )
 from equipoise.rounds.plan import (
     AGGREGATE,
@@ -44,7 +47,9 @@ from equipoise.rounds.plan import (
     wire_ppo_lag,
 )
 from equipoise.rounds.run import SUMMARY, run_steps
+from equipoise.train.direct_config import DirectConfig
 
+DIRECT = Stage("equipoise.train.direct:train_direct", DirectConfig)
 KEEP_SAFE = Stage("equipoise.rounds.prepare:keep_safe", KeepSafeConfig)
 OWN = ""
 """Name of the run's own reward and cost model among the others."""
@@ -88,7 +93,7 @@ def make_study(config: StudyConfig) -> list[Step]:
         _train_cost(shared, name)
     _answer(shared, SFT, start, made_by)
     for variant in config.variants:
-        policy = _imitate(shared, variant) if isinstance(variant, SafeSftVariant) else _play(shared, variant)
+        policy = _train(shared, variant)
         _answer(shared, variant.name, policy, [f"policies/{variant.name}"])
         _compare(shared, variant.name)
     return plan.steps
@@ -111,6 +116,11 @@ class Shared:
     def round(self) -> RoundConfig:
         """The round that is played."""
         return self.config.rounds[0]
+
+    def policy(self, name: str) -> tuple[Path, Sequence[str]]:
+        """A variant's policy or the first one, and the steps that make it."""
+        step = f"policies/{name}"
+        return (self.start, self.made_by) if name == SFT else (self.plan.path(step), (step,))
 
     def scorer(self, kind: Literal["reward", "cost"], name: str) -> str:
         """The step that makes a reward or cost model."""
@@ -156,6 +166,17 @@ def _train_cost(shared: Shared, name: str) -> None:
     shared.plan.add(shared.scorer("cost", name), COST, tree, [*shared.made_by, *shared.labelled])
 
 
+def _train(shared: Shared, variant: Variant) -> Path:
+    """The policy of a variant."""
+    match variant:
+        case PpoLagVariant():
+            return _play(shared, variant)
+        case SafeSftVariant():
+            return _imitate(shared, variant)
+        case DirectVariant():
+            return _train_directly(shared, variant)
+
+
 def _play(shared: Shared, variant: PpoLagVariant) -> Path:
     """PPO-Lag from the first policy."""
     plan, config, data = shared.plan, shared.config, shared.data
@@ -180,6 +201,23 @@ def _imitate(shared: Shared, variant: SafeSftVariant) -> Path:
     wired = {"model": shared.start, "demonstrations": [file_source(answers, "demonstrations.jsonl")]}
     tree = merge([shared.config.sft, variant.sft, wired])
     return plan.add(f"policies/{variant.name}", TRAIN_SFT, tree, [step, *shared.made_by])
+
+
+def _train_directly(shared: Shared, variant: DirectVariant) -> Path:
+    """The first policy or an earlier variant, trained on the shared pairs."""
+    start, made_by = shared.policy(variant.start)
+    tree = merge([shared.config.direct, variant.direct, {"policy": start, "pairs": shared.pairs}])
+    method, after = _with_own_scorer(shared, tree.get("method", {}))
+    tree["method"] = method
+    return shared.plan.add(f"policies/{variant.name}", DIRECT, tree, [*made_by, *shared.labelled, *after])
+
+
+def _with_own_scorer(shared: Shared, method: Tree) -> tuple[Tree, list[str]]:
+    """A direct method, if it is MODPO without a scorer, with the run's own; and the step that makes that."""
+    if method.get("type") != "modpo" or "other" in method:
+        return method, []
+    step = shared.scorer("reward" if method.get("by") == "harmlessness" else "cost", OWN)
+    return {**method, "other": {"type": "model", "path": shared.plan.path(step)}}, [step]
 
 
 def _answer(shared: Shared, name: str, policy: Path, made_by: Sequence[str]) -> None:

@@ -27,8 +27,8 @@ class SafeDpo(Config):
     margin: float = Field(
         0.0,
         ge=0,
-        description="Δ: by how much more a safe winner must lead an unsafe loser, in units of β·h; 0 is DPO on the "
-        "rearranged pairs.",
+        description="Δ: by how much more a safe winner must lead an unsafe loser, in units of β·h; 0 is DPO on "
+        "the rearranged pairs.",
     )
 
 
