@@ -76,6 +76,38 @@ def test_a_variant_may_count_its_limit_from_elsewhere() -> None:
     assert steps["policies/zero"].config.limit_from == ()
 
 
+def test_direct_variants_start_where_they_say_and_learn_from_the_shared_pairs() -> None:
+    steps = study_of(
+        {"type": "direct", "name": "helpful"},
+        {"type": "direct", "name": "sacpo", "start": "helpful", "direct": {"method": {"by": "harmlessness"}}},
+        direct={"method": {"type": "dpo"}, "beta": 0.2},
+    )
+    first, second = (steps[f"policies/{name}"] for name in ("helpful", "sacpo"))
+    assert (first.config.policy, second.config.policy) == (Path("models/mine"), Path("run/policies/helpful"))
+    assert first.config.ref is second.config.ref is None
+    assert (first.config.method.by, second.config.method.by) == ("helpfulness", "harmlessness")
+    assert {source.path for step in (first, second) for source in step.config.pairs} == {
+        str(Path("run/shared/preferences/pairs.jsonl"))
+    }
+    assert (first.config.beta, second.config.beta) == (0.2, 0.2)
+    assert "policies/helpful" in second.after and "policies/helpful" not in first.after
+    with pytest.raises(ValueError, match=r"variant a: 'b' is no policy that stands before it; these do: sft"):
+        study_of({"type": "direct", "name": "a", "start": "b"}, {"type": "direct", "name": "b"})
+
+
+def test_modpo_takes_the_runs_own_model_of_what_its_pairs_do_not_say() -> None:
+    steps = study_of(
+        *({"type": "direct", "name": by, "direct": {"method": {"type": "modpo", "by": by}}}
+          for by in ("helpfulness", "harmlessness")),
+        {"type": "direct", "name": "mine",
+         "direct": {"method": {"type": "modpo", "other": {"type": "function", "function": "mine:costs"}}}},
+    )  # fmt: skip
+    helpful, harmless, mine = (steps[f"policies/{name}"] for name in ("helpfulness", "harmlessness", "mine"))
+    assert helpful.config.method.other.path == Path("run/shared/cost") and "shared/cost" in helpful.after
+    assert harmless.config.method.other.path == Path("run/shared/reward") and "shared/reward" in harmless.after
+    assert mine.config.method.other.type == "function" and "shared/cost" not in mine.after
+
+
 def test_every_variant_is_compared_with_the_first_policy_on_the_same_prompts() -> None:
     steps = study_of({"name": "a"}, {"type": "safe_sft", "name": "b"})
     assert [list(steps[f"evaluations/{name}"].config.policies) for name in "ab"] == [["sft", "a"], ["sft", "b"]]

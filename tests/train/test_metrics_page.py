@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_models import cost_model, function, ppo, read_lines, reward_model, sft, write_lines
+from train_models import CPU, cost_model, function, ppo, read_lines, reward_model, sft, write_lines
 
+from equipoise.artefact import read_manifest
 from equipoise.config import validate
 from equipoise.redteam.config import RedteamConfig
 from equipoise.redteam.redteam import redteam
 from equipoise.rollout.config import RespondConfig
 from equipoise.rollout.respond import respond
+from equipoise.train.direct import train_direct
+from equipoise.train.direct_config import DirectConfig
 from equipoise.train.ppo_lag import train_ppo_lag
 from equipoise.train.score_model import train_cost, train_reward
 from equipoise.train.sft import train_sft
@@ -54,6 +57,17 @@ def test_reward_and_cost(world, tmp_path):
     categories = train_cost(cost_model(tmp_path / "categories", categories=["sweet"], **settings))
     assert written(categories) - written(cost) == {"category_accuracy", "category_recall"}
     assert written(reward, categories) == documented("reward and cost")
+
+
+def test_direct(world, tmp_path):
+    tree = {
+        "out": tmp_path, "policy": world / "policy", "pairs": source(world / "pairs.jsonl"),
+        "method": {"type": "safe_dpo"}, "max_length": 24, "hardware": CPU,
+    }  # fmt: skip
+    out = train_direct(validate(DirectConfig, tree, where=""))
+    assert written(out) == documented("direct")
+    means = {key.removeprefix("held_out_") for key in read_manifest(out).facts if key.startswith("held_out_")}
+    assert means == documented("direct") - {"grad_norm", "lr"} | {"prompts", "pairs"}
 
 
 def test_ppo_lag(world, tmp_path):

@@ -147,6 +147,12 @@ STAGES: tuple[Stage, ...] = (
         "Policies of one architecture and weights → the policy between them.",
     ),
     Stage(
+        ("direct",),
+        "equipoise.train.direct_config:DirectConfig",
+        "equipoise.train.direct:train_direct",
+        "A policy and preference pairs → a policy, without reward model or sampling (DPO, SafeDPO, MODPO).",
+    ),
+    Stage(
         ("redteam",),
         "equipoise.redteam.config:RedteamConfig",
         "equipoise.redteam.redteam:redteam",

@@ -148,7 +148,24 @@ class BestOfVariant(BestOf):
     policy: str = Field(FIRST, description="An earlier variant, or sft for the first policy.")
 
 
-Variant = Annotated[PpoLagVariant | SafeSftVariant | MergeVariant | BestOfVariant, Field(discriminator="type")]
+class DirectVariant(Config):
+    """A policy trained on the shared pairs without RL."""
+
+    type: Literal["direct"] = "direct"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    start: str = Field(
+        FIRST, description="Earlier variant whose policy is start and reference, or sft for the first policy."
+    )
+    direct: Tree = Field(
+        {},
+        description="Laid over the run's settings of `direct`; modpo without `other` takes the run's own cost "
+        "model, or by harmlessness its reward model.",
+    )
+
+
+Variant = Annotated[
+    PpoLagVariant | SafeSftVariant | MergeVariant | BestOfVariant | DirectVariant, Field(discriminator="type")
+]
 
 
 class StudyConfig(RunConfig):
@@ -158,6 +175,7 @@ class StudyConfig(RunConfig):
     costs: dict[str, Tree] = Field(
         {}, description="Further cost models: name → settings laid over the run's settings of `cost`."
     )
+    direct: Tree = Field({}, description="Settings of `direct` in every variant.")
     variants: tuple[Variant, ...] = Field(
         min_length=1, description="The policies to train, each from the same first policy."
     )
@@ -178,15 +196,18 @@ class StudyConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
-    def _what_is_steered_comes_first(self) -> Self:
+    def _what_is_needed_comes_first(self) -> Self:
         made = {FIRST}
         for variant in self.variants:
-            steered: set[str] = set()
-            if isinstance(variant, MergeVariant):
-                steered = set(variant.of)
-            elif isinstance(variant, BestOfVariant):
-                steered = {variant.policy}
-            if missing := sorted(steered - made):
+            needed: set[str] = set()
+            match variant:
+                case MergeVariant():
+                    needed = set(variant.of)
+                case BestOfVariant():
+                    needed = {variant.policy}
+                case DirectVariant():
+                    needed = {variant.start}
+            if missing := sorted(needed - made):
                 raise ValueError(
                     f"variant {variant.name}: {missing[0]!r} is no policy that stands before it; these do: "
                     + ", ".join(sorted(made))

@@ -49,8 +49,10 @@ from equipoise.rounds.plan import (
     wire_ppo_lag,
 )
 from equipoise.rounds.run import SUMMARY, run_steps
+from equipoise.train.direct_config import DirectConfig
 
 MERGE = Stage("equipoise.models.merge:merge", MergeConfig)
+DIRECT = Stage("equipoise.train.direct:train_direct", DirectConfig)
 KEEP_SAFE = Stage("equipoise.rounds.prepare:keep_safe", KeepSafeConfig)
 OWN = ""
 """Name of the run's own reward and cost model among the others."""
