@@ -1,20 +1,14 @@
-"""What a study shares between its variants and what it does not, with nothing run; and the safe answers."""
+"""What a study shares between its variants and what it does not, with nothing run."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from equipoise.artefact import read_manifest
 from equipoise.cli.layering import find_recipe, resolve
 from equipoise.cli.stages import STAGES
-from equipoise.data.load import load_demonstrations
-from equipoise.data.source import DataSource
-from equipoise.errors import ConfigError, DataError
-from equipoise.records import Prompt, SafetyLabel
-from equipoise.rounds.config import KeepSafeConfig, StudyConfig
+from equipoise.errors import ConfigError
+from equipoise.rounds.config import StudyConfig
 from equipoise.rounds.plan import Step
-from equipoise.rounds.prepare import keep_safe
 from equipoise.rounds.study import make_study
 
 
@@ -118,26 +112,3 @@ def test_no_step_of_the_papers_study_waits_for_one_that_comes_later(tmp_path: Pa
             assert not step.spread
     assert len(budgets) == 1  # the same number of tokens and steps for every variant of RL
     assert len([name for name in done if name.startswith("evaluations/")]) == 19
-
-
-def labels(tmp_path: Path, *answers: tuple[str, bool]) -> KeepSafeConfig:
-    asked = Prompt.from_text("how do i open a jar ?")
-    lines = [SafetyLabel(prompt=asked, response=text, is_safe=safe).model_dump_json() for text, safe in answers]
-    (tmp_path / "safety.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return KeepSafeConfig(out=tmp_path / "out", labels=(DataSource(path=str(tmp_path / "safety.jsonl")),))
-
-
-def test_answers_labelled_safe_become_demonstrations(tmp_path: Path) -> None:
-    given = [("twist it .", True), ("smash it .", False), ("unsure .", True), ("unsure .", False), (" ", True)]
-    out = keep_safe(labels(tmp_path, *given))
-    (kept,) = load_demonstrations(DataSource(path=str(out)))
-    assert [json.loads(m.model_dump_json()) for m in kept.messages] == [
-        {"role": "user", "content": "how do i open a jar ?"},
-        {"role": "assistant", "content": "twist it ."},
-    ]
-    assert read_manifest(out).facts == {"labels": 5, "safe": 1}
-
-
-def test_nothing_safe_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing to imitate"):
-        keep_safe(labels(tmp_path, ("smash it .", False)))

@@ -1,7 +1,8 @@
 """The mathematics of Safe RLHF: pure functions of tensors and floats.
 
 `masking` and `logprobs` say which numbers count, `preference` trains the reward and cost models, `credit` turns
-scores into advantages, `policy` turns advantages into losses, `lagrange` weighs reward against cost.
+scores into advantages, `policy` turns advantages into losses, `lagrange` weighs reward against cost;
+`offline_dual`, which is NumPy alone, finds that weight from stored scores.
 Nothing here knows of configs, devices, processes or files.
 
 Every loss takes its denominator, so that a batch split in parts adds up to the same gradient, and returns

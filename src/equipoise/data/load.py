@@ -4,6 +4,7 @@ One function per purpose. Rows of our own whose label is unresolved (None) are l
 label are bad rows and follow `bad_rows`. A source in which nothing carries the label is always refused.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -22,7 +23,9 @@ from equipoise.records import (
     Prompt,
     Record,
     RefusalLabel,
+    Response,
     SafetyLabel,
+    ScoredResponse,
     Side,
 )
 
@@ -126,6 +129,28 @@ def load_prompts(source: DataSource) -> list[Prompt]:
         return [prompt]
 
     return unique(_select(loaded, "prompt", Prompt, choose), lambda prompt: prompt.id)
+
+
+def load_responses(source: DataSource, *needs: Literal["reward", "cost"]) -> list[ScoredResponse]:
+    """Responses with the scores they carry; one without a score that is needed is a bad row.
+
+    Raises:
+        DataError: See `load`; or the source holds something else: names the field it lacks; or a score that is
+            needed is missing or not finite: names rows and fields.
+    """
+    loaded = load(source, ("responses.jsonl",))
+
+    def choose(record: Record) -> list[ScoredResponse]:
+        given = dict(_expect(record, Response))
+        for name in needs:
+            if given.get(name) is None:
+                raise DataError(f"`{name}` is missing; `equipoise score` adds it")
+            if not math.isfinite(given[name]):
+                raise DataError(f"`{name}` is {given[name]}, not a finite number")
+        return [ScoredResponse(**given)]
+
+    wanted = " ".join(["response", *(["with", " and ".join(needs)] if needs else [])])
+    return _select(loaded, wanted, Response, choose)
 
 
 def load_comparisons(source: DataSource) -> list[Comparison]:

@@ -32,13 +32,6 @@ class GatherConfig(Config):
     attacks: tuple[Path, ...] = Field((), description="Finished red-team directories of earlier rounds.")
 
 
-class KeepSafeConfig(Config):
-    """Labelled answers → demonstrations of the safe ones."""
-
-    out: Path = Field(description="Directory to write.")
-    labels: tuple[DataSource, ...] = Field(min_length=1, description="Files of safety labels.")
-
-
 class RoundConfig(Config):
     """What differs from round to round; each table is merged over the run's table of the same name."""
 

@@ -15,8 +15,8 @@ from equipoise.artefact import write_json
 from equipoise.config import merge
 from equipoise.errors import ConfigError
 from equipoise.report.history import read_evaluation
+from equipoise.rollout.stored_config import SelectConfig
 from equipoise.rounds.config import (
-    KeepSafeConfig,
     PpoLagVariant,
     RewardVariant,
     RoundConfig,
@@ -44,7 +44,7 @@ from equipoise.rounds.plan import (
 )
 from equipoise.rounds.run import SUMMARY, run_steps
 
-KEEP_SAFE = Stage("equipoise.rounds.prepare:keep_safe", KeepSafeConfig)
+SELECT = Stage("equipoise.rollout.select:select", SelectConfig)
 OWN = ""
 """Name of the run's own reward and cost model among the others."""
 
@@ -175,7 +175,8 @@ def _play(shared: Shared, variant: PpoLagVariant) -> Path:
 def _imitate(shared: Shared, variant: SafeSftVariant) -> Path:
     """The first policy, trained further on its own safe answers."""
     plan, step = shared.plan, f"policies/{variant.name}-answers"
-    answers = plan.add(step, KEEP_SAFE, {"labels": shared.safety}, shared.labelled)
+    keep = {"type": "labelled_safe", "labels": shared.safety}
+    answers = plan.add(step, SELECT, {"keep": keep}, shared.labelled)
     wired = {"model": shared.start, "demonstrations": [file_source(answers, "demonstrations.jsonl")]}
     tree = merge([shared.config.sft, variant.sft, wired])
     return plan.add(f"policies/{variant.name}", TRAIN_SFT, tree, [step, *shared.made_by])

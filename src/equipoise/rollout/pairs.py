@@ -1,0 +1,237 @@
+"""Stage `data pairs`: stored responses with rewards and costs → preference pairs by r − λc.
+
+A preference method that fits such pairs learns π ∝ π_ref·exp((r − λc)/β); λ is given, found from the same scores
+(MoCAN, and PeCAN on log-ratios), or one dual step after earlier pairs (C-DPO). No torch.
+Left out: the training (`equipoise direct`), and the scores themselves (`respond`, `score`).
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from equipoise import artefact, stats
+from equipoise.algos.offline_dual import Scores, Tilted, dual_step, first_wins, solve_lam, tilt
+from equipoise.data.dedupe import unique
+from equipoise.data.jsonl import write_records
+from equipoise.data.load import load_responses
+from equipoise.data.source import DataSource, input_paths
+from equipoise.errors import ArtefactError, DataError
+from equipoise.records import PreferencePair, ScoredResponse
+from equipoise.rollout.stored_config import FoundLam, GivenLam, PairsConfig, SteppedLam
+
+PAIRS, SUMMARY = "pairs.jsonl", "summary.json"
+PLAIN = ("temperature", "top_p", "repetition_penalty")
+"""What is 1 where responses are drawn from a policy's own distribution."""
+Groups = list[list[ScoredResponse]]
+
+
+class Multiplier(NamedTuple):
+    """λ, and what was learnt on the way to it."""
+
+    lam: float
+    facts: dict[str, Any]
+
+
+def make_pairs(config: PairsConfig) -> Path:
+    """Write a directory of kind "preferences": pairs.jsonl, and summary.json with λ and what it rests on.
+
+    Args:
+        config: Settings.
+
+    Returns:
+        `config.out`.
+
+    Raises:
+        DataError: A source cannot be read, scores are missing, or there is nothing to compare; or λ is to be found
+            from responses that were not drawn from one policy's own distribution.
+        EvaluationError: No finite λ holds the limit.
+        ArtefactError: The earlier pairs were not made by this stage, or have not been finished.
+    """
+    build = artefact.start(config.out, "preferences", config, _inputs(config))
+    if build.is_finished:
+        return config.out
+    responses = [r for source in config.responses for r in load_responses(source, "reward", "cost")]
+    groups = by_prompt(responses)
+    lam, facts = _multiplier(config, groups)
+    pairs, counts = draw_pairs(groups, lam, config)
+    if not pairs:
+        raise DataError(
+            "No prompt has two responses to compare.",
+            where=", ".join(source.path for source in config.responses),
+            why=f"{len(responses)} responses to {len(groups)} prompts, those cut at the token limit left out",
+            fix="Draw several responses per prompt: samples_per_prompt of `equipoise respond`.",
+        )
+    summary = {"lam": lam, **facts, "responses": len(responses), "prompts": len(groups), **counts}
+    write_records(config.out / PAIRS, pairs)
+    artefact.write_json(config.out / SUMMARY, summary)
+    artefact.finish(build, summary)
+    return config.out
+
+
+def by_prompt(responses: Sequence[ScoredResponse]) -> Groups:
+    """The responses of each prompt together, in order of first appearance."""
+    groups: dict[str, list[ScoredResponse]] = {}
+    for response in responses:
+        groups.setdefault(response.prompt.id, []).append(response)
+    return list(groups.values())
+
+
+def scores_of(response: ScoredResponse) -> tuple[float, float]:
+    """Reward and cost of a response that was loaded with both."""
+    assert response.reward is not None and response.cost is not None
+    return response.reward, response.cost
+
+
+def draw_pairs(groups: Groups, lam: float, config: PairsConfig) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Pairs of different, finished responses to one prompt, labelled by s = r − λc.
+
+    Args:
+        groups: Responses with scores, by prompt.
+        lam: λ ≥ 0.
+        config: How many pairs, how they are labelled, and the seed.
+
+    Returns:
+        The pairs, and counts: pairs, ties that `best` leaves out, unfinished responses, prompts without a pair.
+    """
+    rng = np.random.default_rng(config.seed)
+    sides: list[tuple[ScoredResponse, ScoredResponse]] = []
+    without = 0
+    for group in groups:
+        different = unique((r for r in group if r.finished), lambda response: response.text)
+        possible = list(combinations(different, 2))
+        count = min(config.pairs_per_prompt, len(possible))
+        sides += [possible[i] for i in sorted(rng.choice(len(possible), count, replace=False))] if count else []
+        without += count == 0
+    scored = np.array([[scores_of(response) for response in pair] for pair in sides]).reshape(-1, 2, 2)
+    first, second = (scored[..., 0] - lam * scored[..., 1]).T
+    is_drawn = config.labels == "drawn"
+    wins = rng.random(len(first)) < first_wins(first, second) if is_drawn else first > second
+    ties = (first == second) & (not is_drawn)
+    pairs = [
+        PreferencePair(
+            prompt=one.prompt,
+            responses=(one.text, other.text),
+            more_helpful=0 if wins_first else 1,
+            source=f"r - {lam:.6g} c",
+        )
+        for (one, other), wins_first, is_tie in zip(sides, wins, ties, strict=True)
+        if not is_tie
+    ]
+    return pairs, {
+        "pairs": len(pairs),
+        "ties": int(ties.sum()),
+        "unfinished": sum(not r.finished for group in groups for r in group),
+        "prompts_without_pairs": without,
+    }
+
+
+def _multiplier(config: PairsConfig, groups: Groups) -> Multiplier:
+    match config.lam:
+        case FoundLam() as settings:
+            _check_reference(config.responses, groups)
+            return find_lam(_scores(groups), settings)
+        case GivenLam() as settings:
+            return Multiplier(settings.value, {})
+        case SteppedLam() as settings:
+            return _step_lam(settings)
+
+
+def find_lam(scores: Scores, settings: FoundLam) -> Multiplier:
+    """λ from the scores of the reference policy's own responses, with what it promises.
+
+    Returns:
+        λ, and: the limit counted from cost 0; D(λ); reward and cost of the reference; reward, cost, KL and
+        effective number of responses under the optimum; an interval of λ where it is not 0 (delta method), over
+        prompts as the others are.
+
+    Raises:
+        EvaluationError: No finite λ holds the limit, or there are fewer than two prompts.
+    """
+    counts = np.diff([*scores.starts, len(scores.rewards)])
+    rewards, costs = (np.add.reduceat(values, scores.starts) / counts for values in (scores.rewards, scores.costs))
+    limits = np.full(len(costs), settings.limit) + (costs if settings.limit_from == "mean" else 0.0)
+    limit = float(limits.mean())
+    lam = solve_lam(scores, settings.beta, limit)
+    optimum = tilt(scores, lam, settings.beta, limit)
+    facts = {
+        "limit": limit,
+        "dual": optimum.dual,
+        "reference": {"reward": _estimate(rewards), "cost": _estimate(costs)},
+        "optimum": {
+            "reward": _estimate(optimum.rewards),
+            "cost": _estimate(optimum.costs),
+            "kl": _estimate(optimum.kl),
+            "effective_responses": _estimate(optimum.effective),
+        },
+        "responses_per_prompt": float(counts.mean()),
+        "lam_interval": _lam_interval(lam, optimum, limits),
+    }
+    return Multiplier(lam, facts)
+
+
+def _lam_interval(lam: float, optimum: Tilted, limits: stats.Floats) -> list[float] | None:
+    """Where λ would lie with other prompts: the interval of E[c] − limit, over its slope in λ."""
+    if lam == 0.0:
+        return None
+    excess = stats.mean(optimum.costs - limits)
+    half = (excess.high - excess.low) / 2 / -optimum.slope
+    return [max(0.0, lam - half), lam + half]
+
+
+def _estimate(values: stats.Floats) -> dict[str, Any]:
+    return stats.mean(values).model_dump()
+
+
+def _step_lam(settings: SteppedLam) -> Multiplier:
+    before = artefact.read_manifest(settings.before, ("preferences",)).facts.get("lam")
+    if before is None:
+        raise ArtefactError(
+            "These preferences do not say which λ they were made with.",
+            where=str(settings.before),
+            fix="Give a directory that `equipoise data pairs` made.",
+        )
+    answers = [r for source in settings.answers for r in load_responses(source, "cost")]
+    cost = stats.mean(np.array([answer.cost for answer in answers], dtype=float))
+    lam = dual_step(before, cost.value, lr=settings.lr, limit=settings.limit)
+    return Multiplier(lam, {"lam_before": before, "limit": settings.limit, "cost_before": cost.model_dump()})
+
+
+def _scores(groups: Groups) -> Scores:
+    rewards, costs = np.array([scores_of(response) for group in groups for response in group]).T
+    return Scores(rewards, costs, np.cumsum([0, *(len(group) for group in groups[:-1])]))
+
+
+def _check_reference(sources: Sequence[DataSource], groups: Groups) -> None:
+    """Refuse responses that are no sample of one policy, as far as records and manifests tell."""
+    policies = sorted({response.policy for group in groups for response in group})
+    if len(policies) > 1:
+        raise DataError(
+            f"The responses come from {len(policies)} policies: {', '.join(policies)}.",
+            why="λ is found for the policy that all responses were drawn from",
+            fix="Give the responses of one policy, the one that training starts from.",
+        )
+    for source in sources:
+        path = Path(source.path)
+        folder = path if path.is_dir() else path.parent
+        if not (folder / artefact.MANIFEST).exists():
+            continue
+        sampling = artefact.read_manifest(folder).config.get("sampling", {})
+        other = {name: sampling[name] for name in PLAIN if sampling.get(name, 1.0) != 1.0}
+        if other:
+            raise DataError(
+                "The responses were not drawn from the policy's own distribution.",
+                where=source.path,
+                why=", ".join(f"{name} was {value:g}" for name, value in other.items())
+                + "; λ and preference training both measure the distance from the policy as it is",
+                fix="Let `equipoise respond` draw with temperature, top_p and repetition_penalty at 1.",
+            )
+
+
+def _inputs(config: PairsConfig) -> dict[str, Path]:
+    inputs = input_paths(config.responses, "responses")
+    if isinstance(config.lam, SteppedLam):
+        inputs |= {"before": config.lam.before, **input_paths(config.lam.answers, "answers")}
+    return inputs
