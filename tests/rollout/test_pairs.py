@@ -62,10 +62,12 @@ def test_lam_is_found_from_the_file_and_told_with_what_it_rests_on(tmp_path: Pat
     assert artefact.read_manifest(out).facts == told
 
 
-def test_a_limit_may_count_from_the_mean_cost_of_the_stored_responses(tmp_path: Path) -> None:
+def test_a_limit_may_count_from_the_mean_cost_of_other_responses(tmp_path: Path) -> None:
     raised = [r.model_copy(update={"cost": (r.cost or 0.0) + 7.0}) for r in BY_HAND]
-    found = {"type": "found", "beta": 1.0, "limit_from": "mean"}  # the mean cost is 7: the problem by hand again
-    told = summary(made(tmp_path, raised, found))
+    others = [answer(JAR, "x", 0.0, 9.0), answer(JAR, "y", 0.0, 11.0), answer(TIN, "z", 0.0, 8.0)]
+    write_records(tmp_path / "others.jsonl", others)  # 10 for the one prompt, 8 for the other: 9
+    found = {"type": "found", "beta": 1.0, "limit": -2.0, "limit_from": [str(tmp_path / "others.jsonl")]}
+    told = summary(made(tmp_path, raised, found))  # at most 7: the problem by hand again
     assert (told["lam"], told["limit"]) == (pytest.approx(0.5), 7.0)
 
 

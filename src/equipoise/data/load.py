@@ -132,15 +132,17 @@ def load_prompts(source: DataSource) -> list[Prompt]:
 
 
 def load_responses(source: DataSource, *needs: Literal["reward", "cost"]) -> list[ScoredResponse]:
-    """Responses with the scores they carry; one without a score that is needed is a bad row.
+    """Responses with the scores they carry, or what demonstrations show; one without a needed score is a bad row.
 
     Raises:
         DataError: See `load`; or the source holds something else: names the field it lacks; or a score that is
             needed is missing or not finite: names rows and fields.
     """
-    loaded = load(source, ("responses.jsonl",))
+    loaded = load(source, ("responses.jsonl", "demonstrations.jsonl"))
 
     def choose(record: Record) -> list[ScoredResponse]:
+        if isinstance(record, Demonstration):
+            record = Response(prompt=prompt_of(record), text=record.messages[-1].content)
         given = dict(_expect(record, Response))
         for name in needs:
             if given.get(name) is None:
@@ -150,7 +152,7 @@ def load_responses(source: DataSource, *needs: Literal["reward", "cost"]) -> lis
         return [ScoredResponse(**given)]
 
     wanted = " ".join(["response", *(["with", " and ".join(needs)] if needs else [])])
-    return _select(loaded, wanted, Response, choose)
+    return _select(loaded, wanted, Record, choose)
 
 
 def load_comparisons(source: DataSource) -> list[Comparison]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise import artefact, stats
-from equipoise.algos.offline_dual import Scores, Tilted, dual_step, first_wins, solve_lam, tilt
+from equipoise.algos.offline_dual import Scores, dual_step, first_wins, solve_lam, tilt
 from equipoise.data.dedupe import unique
 from equipoise.data.jsonl import write_records
 from equipoise.data.load import load_responses
@@ -132,53 +132,57 @@ def _multiplier(config: PairsConfig, groups: Groups) -> Multiplier:
     match config.lam:
         case FoundLam() as settings:
             _check_reference(config.responses, groups)
-            return find_lam(_scores(groups), settings)
+            return find_lam(_scores(groups), settings.beta, _limit(settings))
         case GivenLam() as settings:
             return Multiplier(settings.value, {})
         case SteppedLam() as settings:
             return _step_lam(settings)
 
 
-def find_lam(scores: Scores, settings: FoundLam) -> Multiplier:
+def find_lam(scores: Scores, beta: float, limit: float) -> Multiplier:
     """λ from the scores of the reference policy's own responses, with what it promises.
 
+    Args:
+        scores: The responses'.
+        beta: β of the training that follows.
+        limit: On the mean cost, counted from cost 0.
+
     Returns:
-        λ, and: the limit counted from cost 0; D(λ); reward and cost of the reference; reward, cost, KL and
-        effective number of responses under the optimum; an interval of λ where it is not 0 (delta method), over
-        prompts as the others are.
+        λ, and: the limit; D(λ); reward and cost of the reference; reward, cost, KL and effective number of
+        responses under the optimum; an interval of λ where it is not 0. Intervals are over prompts, that of λ by
+        the delta method; the limit counts as known.
 
     Raises:
         EvaluationError: No finite λ holds the limit, or there are fewer than two prompts.
     """
     counts = np.diff([*scores.starts, len(scores.rewards)])
-    rewards, costs = (np.add.reduceat(values, scores.starts) / counts for values in (scores.rewards, scores.costs))
-    limits = np.full(len(costs), settings.limit) + (costs if settings.limit_from == "mean" else 0.0)
-    limit = float(limits.mean())
-    lam = solve_lam(scores, settings.beta, limit)
-    optimum = tilt(scores, lam, settings.beta, limit)
+    means = {name: np.add.reduceat(getattr(scores, name), scores.starts) / counts for name in ("rewards", "costs")}
+    lam = solve_lam(scores, beta, limit)
+    optimum = tilt(scores, lam, beta, limit)
+    cost = stats.mean(optimum.costs)
+    half = (cost.high - cost.low) / 2
     facts = {
         "limit": limit,
         "dual": optimum.dual,
-        "reference": {"reward": _estimate(rewards), "cost": _estimate(costs)},
+        "lam_interval": [max(0.0, lam + half / optimum.slope), lam - half / optimum.slope] if lam else None,
+        "reference": {"reward": _estimate(means["rewards"]), "cost": _estimate(means["costs"])},
         "optimum": {
             "reward": _estimate(optimum.rewards),
-            "cost": _estimate(optimum.costs),
+            "cost": cost.model_dump(),
             "kl": _estimate(optimum.kl),
             "effective_responses": _estimate(optimum.effective),
         },
         "responses_per_prompt": float(counts.mean()),
-        "lam_interval": _lam_interval(lam, optimum, limits),
     }
     return Multiplier(lam, facts)
 
 
-def _lam_interval(lam: float, optimum: Tilted, limits: stats.Floats) -> list[float] | None:
-    """Where λ would lie with other prompts: the interval of E[c] − limit, over its slope in λ."""
-    if lam == 0.0:
-        return None
-    excess = stats.mean(optimum.costs - limits)
-    half = (excess.high - excess.low) / 2 / -optimum.slope
-    return [max(0.0, lam - half), lam + half]
+def _limit(settings: FoundLam | SteppedLam) -> float:
+    """The limit counted from cost 0; the mean that it counts from is over prompts."""
+    origin = [r for source in settings.limit_from for r in load_responses(source, "cost")]
+    if not origin:
+        return settings.limit
+    return settings.limit + float(np.mean([np.mean([r.cost for r in group]) for group in by_prompt(origin)]))
 
 
 def _estimate(values: stats.Floats) -> dict[str, Any]:
@@ -193,10 +197,11 @@ def _step_lam(settings: SteppedLam) -> Multiplier:
             where=str(settings.before),
             fix="Give a directory that `equipoise data pairs` made.",
         )
-    answers = [r for source in settings.answers for r in load_responses(source, "cost")]
-    cost = stats.mean(np.array([answer.cost for answer in answers], dtype=float))
-    lam = dual_step(before, cost.value, lr=settings.lr, limit=settings.limit)
-    return Multiplier(lam, {"lam_before": before, "limit": settings.limit, "cost_before": cost.model_dump()})
+    answers = by_prompt([r for source in settings.answers for r in load_responses(source, "cost")])
+    cost = stats.mean(np.array([np.mean([r.cost for r in group]) for group in answers], dtype=float))
+    limit = _limit(settings)
+    lam = dual_step(before, cost.value, lr=settings.lr, limit=limit)
+    return Multiplier(lam, {"limit": limit, "lam_before": before, "cost_before": cost.model_dump()})
 
 
 def _scores(groups: Groups) -> Scores:
@@ -232,6 +237,8 @@ def _check_reference(sources: Sequence[DataSource], groups: Groups) -> None:
 
 def _inputs(config: PairsConfig) -> dict[str, Path]:
     inputs = input_paths(config.responses, "responses")
+    if not isinstance(config.lam, GivenLam):
+        inputs |= input_paths(config.lam.limit_from, "limit_from")
     if isinstance(config.lam, SteppedLam):
         inputs |= {"before": config.lam.before, **input_paths(config.lam.answers, "answers")}
     return inputs

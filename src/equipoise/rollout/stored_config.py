@@ -47,17 +47,20 @@ class ScoreConfig(Config):
         return self
 
 
+LIMIT = "Limit on the mean cost."
+LIMIT_FROM = (
+    "Responses with costs, from whose mean the limit counts; unset: from cost 0. With the stored responses "
+    "themselves, a limit of −1 asks for one unit less than they cost."
+)
+
+
 class FoundLam(Config):
     """λ that keeps the mean cost of the best policy near π_ref at the limit, found from the scores (MoCAN)."""
 
     type: Literal["found"] = "found"
     beta: float = Field(gt=0, description="β of the training that follows, in units of reward.")
-    limit: float = Field(0.0, description="Limit on the mean cost.")
-    limit_from: Literal["zero", "mean"] = Field(
-        "zero",
-        description="Where it counts from: cost 0, or the mean cost of the stored responses; −1 then asks for "
-        "one unit less than that.",
-    )
+    limit: float = Field(0.0, description=LIMIT)
+    limit_from: tuple[DataSource, ...] = Field((), description=LIMIT_FROM)
 
 
 class GivenLam(Config):
@@ -76,7 +79,8 @@ class SteppedLam(Config):
         min_length=1, description="Answers of the policy trained on them, with costs."
     )
     lr: float = Field(0.1, gt=0, description="α: step of λ per unit of cost above the limit.")
-    limit: float = Field(0.0, description="Limit on the mean cost.")
+    limit: float = Field(0.0, description=LIMIT)
+    limit_from: tuple[DataSource, ...] = Field((), description=LIMIT_FROM)
 
 
 Lam = Annotated[FoundLam | GivenLam | SteppedLam, Field(discriminator="type")]
