@@ -126,6 +126,22 @@ def test_ppo_lag_with_a_cost_model_of_another_tokenizer(runs, real_data, folder_
     assert AutoTokenizer.from_pretrained(tmp_path / "policy").chat_template
 
 
+def test_safe_dpo_trains_on_the_pairs_from_their_file_alone(real_data, folder_of, tmp_path):
+    pairs = real_data / "pku_safe_rlhf" / "pairs_32.json"
+    run(
+        "direct", "--policy", folder_of("llama"), "--pairs", pairs, "--out", tmp_path, "--max-length", "512",
+        "--method.type", "safe_dpo", "--held-out", "0.2", "--batch-size", "8", "--hardware.device", "cpu",
+        "--hardware.threads", "1",
+    )  # fmt: skip
+    # Of the 32 pairs, 16 have two unsafe answers; in 4 the more helpful one is unsafe and the other safe.
+    facts = read_manifest(tmp_path, ("policy",)).facts
+    assert facts["left_out_pairs"] == {"both_unsafe": 16, "too_long": 0}
+    assert facts["pairs"] + facts["held_out_pairs"] == 16
+    assert facts["swapped_pairs"] == 4
+    assert lines(tmp_path / "metrics.jsonl")[0]["loss"] > math.log(2)  # Δ for pairs with an unsafe answer
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.model_type == "llama"
+
+
 def test_reward_refuses_too_long_prompts_by_name_before_the_first_step(real_data, folder_of, tmp_path, capsys):
     source = {"path": str(real_data / "hh_rlhf" / "test.jsonl.gz"), "hh_preference": "more_helpful", "limit": 50}
     words = ["reward", "--model", folder_of("gpt2"), "--pairs", json.dumps(source), "--out", tmp_path / "reward"]

@@ -159,6 +159,12 @@ STAGES: tuple[Stage, ...] = (
         "A policy, reward and cost → a policy that is helpful within the cost limit.",
     ),
     Stage(
+        ("direct",),
+        "equipoise.train.direct_config:DirectConfig",
+        "equipoise.train.direct:train_direct",
+        "A policy and preference pairs → a policy, without reward model or sampling (DPO, SafeDPO, MODPO).",
+    ),
+    Stage(
         ("redteam",),
         "equipoise.redteam.config:RedteamConfig",
         "equipoise.redteam.redteam:redteam",

@@ -78,6 +78,25 @@ def select_pairs(loaded: Loaded, need: Need) -> list[PreferencePair]:
     return _select(loaded, f"pair with {need} labels", PreferencePair, choose)
 
 
+def load_labelled_or_not(source: DataSource) -> list[PreferencePair]:
+    """All pairs, whatever labels they carry: for a stage that counts by itself what it cannot use.
+
+    A comparison (PandaLM) is a pair by the majority of its votes, without a label where there is none.
+
+    Raises:
+        DataError: See `load`; or the source holds something else: names the field it lacks.
+    """
+
+    def choose(record: Record) -> list[PreferencePair]:
+        if not isinstance(record, Comparison):
+            return [_expect(record, PreferencePair)]
+        bare = PreferencePair(prompt=record.prompt, responses=record.responses)
+        return _pair_by_majority(record) or [bare]
+
+    loaded = load(source, ("pairs.jsonl", "comparisons.jsonl"))
+    return _select(loaded, "pair of responses", PreferencePair, choose)
+
+
 def load_safety_labels(source: DataSource) -> list[SafetyLabel]:
     """Responses with their safety meta-label, from labels or from both sides of pairs; exact repeats once.
 
