@@ -13,6 +13,7 @@ from equipoise.config import Config
 from equipoise.data.source import DataSource
 
 Tree = dict[str, Any]
+LimitOrigin = Literal["zero", "labels"]
 
 
 class PrepareConfig(Config):
@@ -119,7 +120,44 @@ class SafeSftVariant(Config):
     sft: Tree = Field({}, description="Laid over the settings of `sft`.")
 
 
-Variant = Annotated[PpoLagVariant | SafeSftVariant, Field(discriminator="type")]
+class MocanVariant(Config):
+    """DPO on pairs by r − λc of the first policy's scored answers, with λ found from the scores."""
+
+    type: Literal["mocan"] = "mocan"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    beta: float = Field(gt=0, description="β, of the dual and of DPO.")
+    limit: float = Field(0.0, description="Limit on the mean cost.")
+    limit_from: LimitOrigin | None = Field(None, description="Where it counts from; unset: as the run says.")
+    pairs: Tree = Field({}, description="Settings of `data pairs`.")
+    direct: Tree = Field({}, description="Laid over the settings of `direct`.")
+
+
+class CDpoVariant(Config):
+    """DPO on such pairs again and again, each time from the first policy; λ follows what the last policy costs."""
+
+    type: Literal["c_dpo"] = "c_dpo"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the last policy, and of the directories.")
+    beta: float = Field(gt=0, description="β of DPO.")
+    rounds: int = Field(4, ge=2, description="Policies to train; the last one counts.")
+    start: float = Field(0.0, ge=0, description="λ of the first of them.")
+    lr: float = Field(0.1, gt=0, description="α: step of λ per unit of cost above the limit.")
+    limit: float = Field(0.0, description="Limit on the mean cost.")
+    limit_from: LimitOrigin | None = Field(None, description="Where it counts from; unset: as the run says.")
+    pairs: Tree = Field({}, description="Settings of `data pairs`.")
+    direct: Tree = Field({}, description="Laid over the settings of `direct`.")
+
+
+class RejectionVariant(Config):
+    """The first policy, fine-tuned on the best of its own scored answers within the cost limit."""
+
+    type: Literal["rejection"] = "rejection"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    cost_limit: float = Field(0.0, description="Highest cost of an answer that is imitated.")
+    sft: Tree = Field({}, description="Laid over the settings of `sft`.")
+
+
+OfflineVariant = MocanVariant | CDpoVariant | RejectionVariant
+Variant = Annotated[PpoLagVariant | SafeSftVariant | OfflineVariant, Field(discriminator="type")]
 
 
 class StudyConfig(RunConfig):
@@ -128,6 +166,11 @@ class StudyConfig(RunConfig):
     rewards: dict[str, RewardVariant] = Field({}, description="Further reward models, by name.")
     costs: dict[str, Tree] = Field(
         {}, description="Further cost models: name → settings laid over the run's settings of `cost`."
+    )
+    direct: Tree = Field({}, description="Settings of `direct` in every variant.")
+    scored_respond: Tree = Field(
+        {},
+        description="Laid over the settings of `respond` for scored answers, which methods without RL learn from.",
     )
     variants: tuple[Variant, ...] = Field(
         min_length=1, description="The policies to train, each from the same first policy."

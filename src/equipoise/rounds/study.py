@@ -15,13 +15,18 @@ from equipoise.artefact import write_json
 from equipoise.config import merge
 from equipoise.errors import ConfigError
 from equipoise.report.history import read_evaluation
-from equipoise.rollout.stored_config import SelectConfig
+from equipoise.rollout.stored_config import PairsConfig, ScoreConfig, SelectConfig
 from equipoise.rounds.config import (
+    CDpoVariant,
+    MocanVariant,
     PpoLagVariant,
+    RejectionVariant,
     RewardVariant,
     RoundConfig,
     SafeSftVariant,
     StudyConfig,
+    Tree,
+    Variant,
 )
 from equipoise.rounds.plan import (
     AGGREGATE,
@@ -43,10 +48,16 @@ from equipoise.rounds.plan import (
     label_answers,
 )
 from equipoise.rounds.run import SUMMARY, run_steps
+from equipoise.train.direct_config import DirectConfig
 
+DIRECT = Stage("equipoise.train.direct:train_direct", DirectConfig)
+MAKE_PAIRS = Stage("equipoise.rollout.pairs:make_pairs", PairsConfig)
+SCORE = Stage("equipoise.train.rescore:score_stored", ScoreConfig)
 SELECT = Stage("equipoise.rollout.select:select", SelectConfig)
 OWN = ""
 """Name of the run's own reward and cost model among the others."""
+SCORED, SAFE = "shared/scored", "shared/safe"
+"""The first policy's answers with scores, and those of its labelled answers that are safe, with costs."""
 
 
 def run_study(config: StudyConfig) -> Path:
@@ -87,7 +98,7 @@ def make_study(config: StudyConfig) -> list[Step]:
         _train_cost(shared, name)
     _answer(shared, SFT, start, made_by)
     for variant in config.variants:
-        policy = _imitate(shared, variant) if isinstance(variant, SafeSftVariant) else _play(shared, variant)
+        policy = _train(shared, variant)
         _answer(shared, variant.name, policy, [f"policies/{variant.name}"])
         _compare(shared, variant.name)
     return plan.steps
@@ -155,6 +166,24 @@ def _train_cost(shared: Shared, name: str) -> None:
     shared.plan.add(shared.scorer("cost", name), COST, tree, [*shared.made_by, *shared.labelled])
 
 
+def _train(shared: Shared, variant: Variant) -> Path:
+    """The policy of a variant."""
+    match variant:
+        case PpoLagVariant():
+            return _play(shared, variant)
+        case SafeSftVariant():
+            return _imitate(shared, variant, {"type": "labelled_safe", "labels": shared.safety}, shared.labelled)
+        case RejectionVariant():
+            keep = {"type": "best_scored", **_scored(shared), "cost_limit": variant.cost_limit}
+            return _imitate(shared, variant, keep, [SCORED])
+        case MocanVariant():
+            limit, after = _limit(shared, variant)
+            lam = {"type": "found", "beta": variant.beta, **limit}
+            return _prefer(shared, variant, "", lam, after)
+        case CDpoVariant():
+            return _descend(shared, variant)
+
+
 def _play(shared: Shared, variant: PpoLagVariant) -> Path:
     """PPO-Lag from the first policy."""
     plan, config, data = shared.plan, shared.config, shared.data
@@ -172,14 +201,87 @@ def _play(shared: Shared, variant: PpoLagVariant) -> Path:
     return plan.add(f"policies/{variant.name}", PPO_LAG, tree, [*shared.made_by, *steps.values()])
 
 
-def _imitate(shared: Shared, variant: SafeSftVariant) -> Path:
-    """The first policy, trained further on its own safe answers."""
+def _imitate(shared: Shared, variant: SafeSftVariant | RejectionVariant, keep: Tree, after: Sequence[str]) -> Path:
+    """The first policy, trained further on some of its own answers."""
     plan, step = shared.plan, f"policies/{variant.name}-answers"
-    keep = {"type": "labelled_safe", "labels": shared.safety}
-    answers = plan.add(step, SELECT, {"keep": keep}, shared.labelled)
+    answers = plan.add(step, SELECT, {"keep": keep}, after)
     wired = {"model": shared.start, "demonstrations": [file_source(answers, "demonstrations.jsonl")]}
     tree = merge([shared.config.sft, variant.sft, wired])
     return plan.add(f"policies/{variant.name}", TRAIN_SFT, tree, [step, *shared.made_by])
+
+
+def _prefer(
+    shared: Shared, variant: MocanVariant | CDpoVariant, suffix: str, lam: Tree, after: Sequence[str]
+) -> Path:
+    """DPO from the first policy on pairs of its scored answers."""
+    plan, name = shared.plan, f"policies/{variant.name}{suffix}"
+    tree = merge([variant.pairs, _scored(shared), {"lam": lam}])
+    pairs = plan.add(f"{name}-pairs", MAKE_PAIRS, tree, [*after, SCORED])
+    wired = {
+        "policy": shared.start,
+        "pairs": [file_source(pairs, "pairs.jsonl")],
+        "method": {"type": "dpo"},
+        "beta": variant.beta,
+    }
+    tree = merge([shared.config.direct, variant.direct, wired])
+    return plan.add(name, DIRECT, tree, [f"{name}-pairs", *shared.made_by])
+
+
+def _descend(shared: Shared, variant: CDpoVariant) -> Path:
+    """DPO in rounds: each policy answers the training prompts, and λ steps by what that costs."""
+    plan = shared.plan
+    limit, after = _limit(shared, variant)
+    lam: Tree = {"type": "given", "value": variant.start}
+    for k in range(1, variant.rounds):
+        suffix = f"-{k}"
+        policy = _prefer(shared, variant, suffix, lam, after)
+        name = f"policies/{variant.name}{suffix}"
+        once = {"samples_per_prompt": 1}
+        answers = _answer_scored(shared, f"{name}-answers", policy, [name], once)
+        step = {"before": plan.path(f"{name}-pairs"), "answers": [{"path": str(answers)}], "lr": variant.lr}
+        lam, after = {"type": "stepped", **step, **limit}, [*after, f"{name}-pairs", f"{name}-answers"]
+    return _prefer(shared, variant, "", lam, after)
+
+
+def _scored(shared: Shared) -> Tree:
+    """The first policy's scored answers to the training prompts; made when they are first asked for."""
+    if SCORED not in [step.name for step in shared.plan.steps]:
+        _answer_scored(shared, SCORED, shared.start, shared.made_by, {})
+    return {"responses": [{"path": str(shared.plan.path(SCORED))}]}
+
+
+def _answer_scored(shared: Shared, step: str, policy: Path, made_by: Sequence[str], settings: Tree) -> Path:
+    """Answers of a policy to the training prompts, with the run's own rewards and costs."""
+    config = shared.config
+    wired = {"policy": policy, "prompts": shared.data.prompts, **_scorers(shared), **settings}
+    tree = merge([config.respond, shared.round.respond, config.scored_respond, wired])
+    return shared.plan.add(step, RESPOND, tree, [*made_by, *_scored_by(shared), *shared.data.after])
+
+
+def _limit(shared: Shared, variant: MocanVariant | CDpoVariant) -> tuple[Tree, list[str]]:
+    """A limit on the mean cost and the steps that it waits for: from cost 0, or from the answers labelled safe."""
+    plan = shared.plan
+    if (variant.limit_from or shared.config.limit_from) == "zero":
+        return {"limit": variant.limit}, []
+    if SAFE not in [step.name for step in plan.steps]:
+        keep = {"type": "labelled_safe", "labels": shared.safety}
+        safe = plan.add(f"{SAFE}-answers", SELECT, {"keep": keep}, shared.labelled)
+        tree = {"responses": [{"path": str(safe)}], "cost": _scorers(shared)["cost"]}
+        plan.add(SAFE, SCORE, tree, [f"{SAFE}-answers", *_scored_by(shared)])
+    return {"limit": variant.limit, "limit_from": [{"path": str(plan.path(SAFE))}]}, [SAFE]
+
+
+def _scored_by(shared: Shared) -> list[str]:
+    return [shared.scorer("reward", OWN), shared.scorer("cost", OWN)]
+
+
+def _scorers(shared: Shared) -> Tree:
+    """The run's own reward and cost model as sources of scores, with the settings they have in RL."""
+    rl = merge([shared.config.ppo_lag, shared.round.ppo_lag])
+    return {
+        kind: merge([rl.get(kind, {}), {"type": "model", "path": shared.plan.path(shared.scorer(kind, OWN))}])
+        for kind in ("reward", "cost")
+    }
 
 
 def _answer(shared: Shared, name: str, policy: Path, made_by: Sequence[str]) -> None:
