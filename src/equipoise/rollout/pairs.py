@@ -14,7 +14,6 @@ import numpy as np
 
 from equipoise import artefact, stats
 from equipoise.algos.offline_dual import Scores, dual_step, first_wins, solve_lam, tilt
-from equipoise.data.dedupe import unique
 from equipoise.data.jsonl import write_records
 from equipoise.data.load import load_responses
 from equipoise.data.source import DataSource, input_paths
@@ -88,6 +87,8 @@ def scores_of(response: ScoredResponse) -> tuple[float, float]:
 def draw_pairs(groups: Groups, lam: float, config: PairsConfig) -> tuple[list[PreferencePair], dict[str, int]]:
     """Pairs of different, finished responses to one prompt, labelled by s = r − λc.
 
+    A text that was sampled more often stands in more pairs: they are pairs of samples.
+
     Args:
         groups: Responses with scores, by prompt.
         lam: λ ≥ 0.
@@ -100,8 +101,8 @@ def draw_pairs(groups: Groups, lam: float, config: PairsConfig) -> tuple[list[Pr
     sides: list[tuple[ScoredResponse, ScoredResponse]] = []
     without = 0
     for group in groups:
-        different = unique((r for r in group if r.finished), lambda response: response.text)
-        possible = list(combinations(different, 2))
+        finished = [response for response in group if response.finished]
+        possible = [pair for pair in combinations(finished, 2) if pair[0].text != pair[1].text]
         count = min(config.pairs_per_prompt, len(possible))
         sides += [possible[i] for i in sorted(rng.choice(len(possible), count, replace=False))] if count else []
         without += count == 0

@@ -99,7 +99,7 @@ class PairsConfig(Config):
         description="drawn: the first is preferred with probability σ of the difference in r − λc, so that the "
         "policy that fits them is the constrained optimum; best: the higher one always is.",
     )
-    pairs_per_prompt: int = Field(8, ge=1, description="The most pairs of one prompt, drawn without repeats.")
+    pairs_per_prompt: int = Field(8, ge=1, description="The most pairs of samples of one prompt.")
     seed: int = Field(0, ge=0, description="Which pairs, and which labels.")
 
 
