@@ -37,11 +37,14 @@ TORCH_FREE_MODULES = {
     "equipoise.evaluate.known.run",
     "equipoise.evaluate.certificate",
     "equipoise.evaluate.evaluate",
+    "equipoise.rollout.stored_config",
+    "equipoise.rollout.pairs",
+    "equipoise.rollout.select",
 }
 WITH_TORCH = {"equipoise.cli.chat", "equipoise.cli.__main__"}  # what a command runs, and what runs at import
 TORCH_LIKE = {"torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors"}
 
-MATHS_IMPORTS = {"torch", "math", "typing", "dataclasses", "collections", "equipoise"}
+MATHS_IMPORTS = {"torch", "numpy", "scipy", "math", "typing", "dataclasses", "collections", "equipoise"}
 QUIET_CALLS = {"re.compile", "math.log", "torch.device", "frozenset", "tuple", "dict", "set", "range", "enumerate"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -14,6 +14,7 @@ from equipoise.data.load import (
     load_pairs,
     load_prompts,
     load_refusal_labels,
+    load_responses,
     load_safety_labels,
 )
 from equipoise.data.source import DataSource, input_paths, local_inputs
@@ -258,3 +259,18 @@ def test_a_hub_set_that_cannot_be_reached_says_so(monkeypatch):
     fake_datasets(monkeypatch, load_dataset)
     with pytest.raises(DataError, match="no route to the hub"):
         load(source("org/set"))
+
+
+def test_what_demonstrations_show_are_responses_without_scores(write):
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    (found,) = load_responses(source(write("demonstrations.jsonl", [row])))
+    assert (found.prompt.id, found.text, found.reward, found.cost) == (HI.id, "hello", None, None)
+    with pytest.raises(DataError, match="`cost` is missing"):
+        load_responses(source(write("demonstrations.jsonl", [row])), "cost")
+
+
+def test_a_score_that_is_no_finite_number_is_a_bad_row(write):
+    row = '{"prompt": {"messages": [{"role": "user", "content": "hi"}]}, "text": "a", "reward": NaN}'
+    assert len(load_responses(source(write("x.jsonl", row)))) == 1
+    with pytest.raises(DataError, match="`reward` is nan, not a finite number"):
+        load_responses(source(write("x.jsonl", row)), "reward")

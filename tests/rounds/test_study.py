@@ -1,20 +1,14 @@
-"""What a study shares between its variants and what it does not, with nothing run; and the safe answers."""
+"""What a study shares between its variants and what it does not, with nothing run."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from equipoise.artefact import read_manifest
 from equipoise.cli.layering import find_recipe, resolve
 from equipoise.cli.stages import STAGES
-from equipoise.data.load import load_demonstrations
-from equipoise.data.source import DataSource
-from equipoise.errors import ConfigError, DataError
-from equipoise.records import Prompt, SafetyLabel
-from equipoise.rounds.config import KeepSafeConfig, StudyConfig
+from equipoise.errors import ConfigError
+from equipoise.rounds.config import StudyConfig
 from equipoise.rounds.plan import Step
-from equipoise.rounds.prepare import keep_safe
 from equipoise.rounds.study import make_study
 
 
@@ -187,24 +181,45 @@ def test_no_step_of_the_papers_study_waits_for_one_that_comes_later(tmp_path: Pa
     assert len([name for name in done if name.startswith("evaluations/")]) == 19
 
 
-def labels(tmp_path: Path, *answers: tuple[str, bool]) -> KeepSafeConfig:
-    asked = Prompt.from_text("how do i open a jar ?")
-    lines = [SafetyLabel(prompt=asked, response=text, is_safe=safe).model_dump_json() for text, safe in answers]
-    (tmp_path / "safety.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return KeepSafeConfig(out=tmp_path / "out", labels=(DataSource(path=str(tmp_path / "safety.jsonl")),))
+def test_offline_variants_learn_from_one_file_of_scored_answers() -> None:
+    kinds = [{"type": "mocan", "name": "m", "beta": 0.5}, {"type": "rejection", "name": "r", "cost_limit": 1.5}]
+    steps = study_of(*kinds, scored_respond={"samples_per_prompt": 16}, direct={"epochs": 3})
+    scored = str(Path("run/shared/scored"))
+    assert steps["shared/scored"].config.samples_per_prompt == 16
+    assert steps["shared/scored"].config.cost.path == Path("run/shared/cost")
+    assert [source.path for source in steps["policies/m-pairs"].config.responses] == [scored]
+    assert [source.path for source in steps["policies/r-answers"].config.keep.responses] == [scored]
+    assert steps["policies/r-answers"].config.keep.cost_limit == 1.5
+    direct, pairs = steps["policies/m"].config, steps["policies/m-pairs"].config
+    assert (direct.beta, pairs.lam.beta, direct.epochs, direct.policy) == (0.5, 0.5, 3, Path("models/mine"))
 
 
-def test_answers_labelled_safe_become_demonstrations(tmp_path: Path) -> None:
-    given = [("twist it .", True), ("smash it .", False), ("unsure .", True), ("unsure .", False), (" ", True)]
-    out = keep_safe(labels(tmp_path, *given))
-    (kept,) = load_demonstrations(DataSource(path=str(out)))
-    assert [json.loads(m.model_dump_json()) for m in kept.messages] == [
-        {"role": "user", "content": "how do i open a jar ?"},
-        {"role": "assistant", "content": "twist it ."},
+def test_every_round_of_c_dpo_begins_at_the_first_policy_and_steps_by_the_answers_of_the_last() -> None:
+    steps = study_of({"type": "c_dpo", "name": "c", "beta": 0.5, "rounds": 3, "start": 0.2, "limit": -1.0})
+    trained = [name for name in steps if name.startswith("policies/") and hasattr(steps[name].config, "beta")]
+    assert trained == ["policies/c-1", "policies/c-2", "policies/c"]
+    assert {steps[name].config.policy for name in trained} == {Path("models/mine")}
+    first, second, third = (steps[f"{name}-pairs"].config.lam for name in trained)
+    assert first.value == 0.2
+    assert (second.before, third.before) == (Path("run/policies/c-1-pairs"), Path("run/policies/c-2-pairs"))
+    assert third.answers[0].path == str(Path("run/policies/c-2-answers"))
+    assert (third.limit, third.limit_from) == (-1.0, ())
+    assert steps["policies/c-2-answers"].config.policy == Path("run/policies/c-2")
+
+
+def test_an_offline_limit_counts_from_safe_answers_where_the_run_says_so() -> None:
+    kinds = [
+        {"type": "mocan", "name": "m", "beta": 1.0, "limit": 0.8},
+        {"type": "mocan", "name": "n", "beta": 0.1},
     ]
-    assert read_manifest(out).facts == {"labels": 5, "safe": 1}
-
-
-def test_nothing_safe_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing to imitate"):
-        keep_safe(labels(tmp_path, ("smash it .", False)))
+    steps = study_of(*kinds, limit_from="labels")
+    lam = steps["policies/m-pairs"].config.lam
+    assert (lam.limit, [source.path for source in lam.limit_from]) == (0.8, [str(Path("run/shared/safe"))])
+    assert steps["shared/safe"].config.cost.path == Path("run/shared/cost")
+    assert steps["shared/safe-answers"].config.keep.labels[0].path == str(
+        Path("run/shared/preferences/safety.jsonl")
+    )
+    done: set[str] = set()
+    for step in steps.values():
+        assert done.issuperset(step.after), step.name
+        done.add(step.name)

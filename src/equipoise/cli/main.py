@@ -33,7 +33,7 @@ OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 GROUPS = {
     "annotate": "Collect labels.",
-    "data": "Look at data files.",
+    "data": "Look at data files, and make training data of responses.",
     "plan": "What a stage will take, before anything loads: memory, tokens, examples; time by --probe.",
     "playground": "The offline world.",
 }

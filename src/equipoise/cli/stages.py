@@ -83,6 +83,24 @@ STAGES: tuple[Stage, ...] = (
         "Prompts and a policy → several responses per prompt.",
     ),
     Stage(
+        ("score",),
+        "equipoise.rollout.stored_config:ScoreConfig",
+        "equipoise.train.rescore:score_stored",
+        "Stored responses → the same with rewards and costs.",
+    ),
+    Stage(
+        ("data", "pairs"),
+        "equipoise.rollout.stored_config:PairsConfig",
+        "equipoise.rollout.pairs:make_pairs",
+        "Scored responses → preference pairs by r − λc, with λ given or found.",
+    ),
+    Stage(
+        ("data", "select"),
+        "equipoise.rollout.stored_config:SelectConfig",
+        "equipoise.rollout.select:select",
+        "Responses → demonstrations of the safe ones, or of the best within the cost limit.",
+    ),
+    Stage(
         ("annotate", "create"),
         "equipoise.annotate.config:CreateConfig",
         "equipoise.annotate.project:create",

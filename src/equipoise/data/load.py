@@ -4,6 +4,7 @@ One function per purpose. Rows of our own whose label is unresolved (None) are l
 label are bad rows and follow `bad_rows`. A source in which nothing carries the label is always refused.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -22,7 +23,9 @@ from equipoise.records import (
     Prompt,
     Record,
     RefusalLabel,
+    Response,
     SafetyLabel,
+    ScoredResponse,
     Side,
 )
 
@@ -145,6 +148,30 @@ def load_prompts(source: DataSource) -> list[Prompt]:
         return [prompt]
 
     return unique(_select(loaded, "prompt", Prompt, choose), lambda prompt: prompt.id)
+
+
+def load_responses(source: DataSource, *needs: Literal["reward", "cost"]) -> list[ScoredResponse]:
+    """Responses with the scores they carry, or what demonstrations show; one without a needed score is a bad row.
+
+    Raises:
+        DataError: See `load`; or the source holds something else: names the field it lacks; or a score that is
+            needed is missing or not finite: names rows and fields.
+    """
+    loaded = load(source, ("responses.jsonl", "demonstrations.jsonl"))
+
+    def choose(record: Record) -> list[ScoredResponse]:
+        if isinstance(record, Demonstration):
+            record = Response(prompt=prompt_of(record), text=record.messages[-1].content)
+        given = dict(_expect(record, Response))
+        for name in needs:
+            if given.get(name) is None:
+                raise DataError(f"`{name}` is missing; `equipoise score` adds it")
+            if not math.isfinite(given[name]):
+                raise DataError(f"`{name}` is {given[name]}, not a finite number")
+        return [ScoredResponse(**given)]
+
+    wanted = " ".join(["response", *(["with", " and ".join(needs)] if needs else [])])
+    return _select(loaded, wanted, Record, choose)
 
 
 def load_comparisons(source: DataSource) -> list[Comparison]:

@@ -16,6 +16,7 @@ from equipoise.rollout.config import BestOf
 Tree = dict[str, Any]
 FIRST = "sft"
 """What the first policy is called."""
+LimitOrigin = Literal["zero", "labels"]
 
 
 class PrepareConfig(Config):
@@ -33,13 +34,6 @@ class GatherConfig(Config):
     out: Path = Field(description="Directory to write.")
     prompts: tuple[DataSource, ...] = Field(min_length=1, description="Prompts of every round.")
     attacks: tuple[Path, ...] = Field((), description="Finished red-team directories of earlier rounds.")
-
-
-class KeepSafeConfig(Config):
-    """Labelled answers → demonstrations of the safe ones."""
-
-    out: Path = Field(description="Directory to write.")
-    labels: tuple[DataSource, ...] = Field(min_length=1, description="Files of safety labels.")
 
 
 class RoundConfig(Config):
@@ -163,8 +157,52 @@ class DirectVariant(Config):
     )
 
 
+class MocanVariant(Config):
+    """DPO on pairs by r − λc of the first policy's scored answers, with λ found from the scores."""
+
+    type: Literal["mocan"] = "mocan"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    beta: float = Field(gt=0, description="β, of the dual and of DPO.")
+    limit: float = Field(0.0, description="Limit on the mean cost.")
+    limit_from: LimitOrigin | None = Field(None, description="Where it counts from; unset: as the run says.")
+    pairs: Tree = Field({}, description="Settings of `data pairs`.")
+    direct: Tree = Field({}, description="Laid over the settings of `direct`.")
+
+
+class CDpoVariant(Config):
+    """DPO on such pairs again and again, each time from the first policy; λ follows what the last policy costs."""
+
+    type: Literal["c_dpo"] = "c_dpo"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the last policy, and of the directories.")
+    beta: float = Field(gt=0, description="β of DPO.")
+    rounds: int = Field(4, ge=2, description="Policies to train; the last one counts.")
+    start: float = Field(0.0, ge=0, description="λ of the first of them.")
+    lr: float = Field(0.1, gt=0, description="α: step of λ per unit of cost above the limit.")
+    limit: float = Field(0.0, description="Limit on the mean cost.")
+    limit_from: LimitOrigin | None = Field(None, description="Where it counts from; unset: as the run says.")
+    pairs: Tree = Field({}, description="Settings of `data pairs`.")
+    direct: Tree = Field({}, description="Laid over the settings of `direct`.")
+
+
+class RejectionVariant(Config):
+    """The first policy, fine-tuned on the best of its own scored answers within the cost limit."""
+
+    type: Literal["rejection"] = "rejection"
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+    cost_limit: float = Field(0.0, description="Highest cost of an answer that is imitated.")
+    sft: Tree = Field({}, description="Laid over the settings of `sft`.")
+
+
 Variant = Annotated[
-    PpoLagVariant | SafeSftVariant | MergeVariant | BestOfVariant | DirectVariant, Field(discriminator="type")
+    PpoLagVariant
+    | SafeSftVariant
+    | DirectVariant
+    | MocanVariant
+    | CDpoVariant
+    | RejectionVariant
+    | MergeVariant
+    | BestOfVariant,
+    Field(discriminator="type"),
 ]
 
 
@@ -176,6 +214,10 @@ class StudyConfig(RunConfig):
         {}, description="Further cost models: name → settings laid over the run's settings of `cost`."
     )
     direct: Tree = Field({}, description="Settings of `direct` in every variant.")
+    scored_respond: Tree = Field(
+        {},
+        description="Laid over the settings of `respond` for scored answers, which methods without RL learn from.",
+    )
     variants: tuple[Variant, ...] = Field(
         min_length=1, description="The policies to train, each from the same first policy."
     )

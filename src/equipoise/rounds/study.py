@@ -6,56 +6,35 @@ with the first. The run's own reward and cost model score all answers, whatever 
 recipe's rounds the first is played. Left out: what the numbers mean together, which depends on what was varied.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from equipoise.artefact import write_json
 from equipoise.config import merge
 from equipoise.errors import ConfigError
 from equipoise.evaluate.summary import read_evaluation
-from equipoise.models.config import MergeConfig
-from equipoise.rollout.config import BestOf
 from equipoise.rounds.config import (
-    BestOfVariant,
-    KeepSafeConfig,
-    MergeVariant,
-    PpoLagVariant,
     RewardVariant,
-    RoundConfig,
-    SafeSftVariant,
     StudyConfig,
-    Variant,
 )
 from equipoise.rounds.plan import (
     AGGREGATE,
     COST,
     EVALUATE,
-    PPO_LAG,
-    RESPOND,
     REWARD,
     SFT,
-    TRAIN_SFT,
     Data,
     Plan,
     Sources,
-    Stage,
     Step,
     file_source,
     find_data,
     first_policy,
     label_answers,
-    wire_ppo_lag,
 )
 from equipoise.rounds.run import SUMMARY, run_steps
-from equipoise.train.direct_config import DirectConfig
-
-MERGE = Stage("equipoise.models.merge:merge", MergeConfig)
-DIRECT = Stage("equipoise.train.direct:train_direct", DirectConfig)
-KEEP_SAFE = Stage("equipoise.rounds.prepare:keep_safe", KeepSafeConfig)
-OWN = ""
-"""Name of the run's own reward and cost model among the others."""
+from equipoise.rounds.variants import OWN, Shared, answer, answer_variant
 
 
 def run_study(config: StudyConfig) -> Path:
@@ -94,39 +73,11 @@ def make_study(config: StudyConfig) -> list[Step]:
         _train_reward(shared, name)
     for name in (OWN, *config.costs):
         _train_cost(shared, name)
-    _answer(shared, SFT, start, made_by)
+    answer(shared, SFT, start, made_by)
     for variant in config.variants:
-        _answer_variant(shared, variant)
+        answer_variant(shared, variant)
         _compare(shared, variant.name)
     return plan.steps
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all variants begin with."""
-
-    plan: Plan
-    config: StudyConfig
-    data: Data
-    start: Path  # the first policy
-    made_by: tuple[str, ...]  # the steps that make it
-    pairs: Sources  # its answers in pairs, labelled …
-    safety: Sources  # … and one by one
-    labelled: tuple[str, ...]  # the step that makes both, if people did not
-
-    @property
-    def round(self) -> RoundConfig:
-        """The round that is played."""
-        return self.config.rounds[0]
-
-    def policy(self, name: str) -> tuple[Path, Sequence[str]]:
-        """A variant's policy or the first one, and the steps that make it."""
-        step = f"policies/{name}"
-        return (self.start, self.made_by) if name == SFT else (self.plan.path(step), (step,))
-
-    def scorer(self, kind: Literal["reward", "cost"], name: str) -> str:
-        """The step that makes a reward or cost model."""
-        return f"{kind}s/{name}" if name else f"shared/{kind}"
 
 
 def _label(
@@ -166,72 +117,6 @@ def _train_cost(shared: Shared, name: str) -> None:
     wired = {"model": shared.start, "pairs": shared.pairs}
     tree = merge([config.cost, shared.round.cost, settings, wired])
     shared.plan.add(shared.scorer("cost", name), COST, tree, [*shared.made_by, *shared.labelled])
-
-
-def _answer_variant(shared: Shared, variant: Variant) -> None:
-    """Make the variant's policy, and let it answer."""
-    match variant:
-        case BestOfVariant():
-            best_of = variant.model_dump(include=set(BestOf.model_fields))
-            _answer(shared, variant.name, *shared.policy(variant.policy), {"best_of": best_of})
-            return
-        case PpoLagVariant():
-            _play(shared, variant)
-        case SafeSftVariant():
-            _imitate(shared, variant)
-        case MergeVariant():
-            _merge(shared, variant)
-    _answer(shared, variant.name, *shared.policy(variant.name))
-
-
-def _play(shared: Shared, variant: PpoLagVariant) -> Path:
-    """PPO-Lag from the first policy."""
-    plan, config, data = shared.plan, shared.config, shared.data
-    reward, cost = shared.scorer("reward", variant.reward), shared.scorer("cost", variant.cost)
-    labels = shared.safety if (variant.limit_from or config.limit_from) == "labels" else None
-    tree = wire_ppo_lag(
-        merge([config.ppo_lag, shared.round.ppo_lag, variant.ppo_lag]),
-        data,
-        shared.start,
-        reward=plan.path(reward),
-        cost=plan.path(cost),
-        prompts=data.prompts,
-        limit_from=labels,
-    )
-    return plan.add(f"policies/{variant.name}", PPO_LAG, tree, [*shared.made_by, reward, cost])
-
-
-def _imitate(shared: Shared, variant: SafeSftVariant) -> Path:
-    """The first policy, trained further on its own safe answers."""
-    plan, step = shared.plan, f"policies/{variant.name}-answers"
-    answers = plan.add(step, KEEP_SAFE, {"labels": shared.safety}, shared.labelled)
-    wired = {"model": shared.start, "demonstrations": [file_source(answers, "demonstrations.jsonl")]}
-    tree = merge([shared.config.sft, variant.sft, wired])
-    return plan.add(f"policies/{variant.name}", TRAIN_SFT, tree, [step, *shared.made_by])
-
-
-def _merge(shared: Shared, variant: MergeVariant) -> Path:
-    """A weighted mean of policies that are made before."""
-    policies, steps = zip(*(shared.policy(name) for name in variant.of), strict=True)
-    tree = {"policies": policies, "weights": list(variant.of.values()), "extrapolate": variant.extrapolate}
-    return shared.plan.add(f"policies/{variant.name}", MERGE, tree, [step for some in steps for step in some])
-
-
-def _answer(
-    shared: Shared, name: str, policy: Path, made_by: Sequence[str], settings: Mapping[str, Any] | None = None
-) -> None:
-    """Held-out answers of one policy, scored by the run's own reward and cost model."""
-    plan = shared.plan
-    judges = [shared.scorer("reward", OWN), shared.scorer("cost", OWN)]
-    wired = {
-        "policy": policy,
-        "prompts": shared.data.held_out,
-        "name": name,
-        "reward": {"type": "model", "path": plan.path(judges[0])},
-        "cost": {"type": "model", "path": plan.path(judges[1])},
-    }
-    tree = merge([shared.config.held_out_respond, settings or {}, wired])
-    plan.add(f"answers/{name}", RESPOND, tree, [*made_by, *judges, *shared.data.after])
 
 
 def _compare(shared: Shared, name: str) -> None:
