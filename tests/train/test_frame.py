@@ -12,6 +12,7 @@ from equipoise.errors import ConfigError, DataError
 from equipoise.records import Prompt
 from equipoise.train import ppo_lag
 from equipoise.train.constraints import (
+    CategoryCosts,
     ChanceOfCost,
     Costs,
     GroupCosts,
@@ -152,6 +153,25 @@ def test_groups_watch_their_own_costs_and_weigh_them_by_their_own_lambda():
     assert (moved.limit_of("harmful"), moved.limit_of("harmless")) == (10.0, 6.0)
 
 
+def test_only_some_kinds_may_be_limited_and_the_others_have_no_lambda():
+    constraint = GroupCosts(by=("kind",), kinds=("harmful",), epsilon=0.5)
+    names = names_of(constraint, PROMPTS, ())
+    seen = watched(constraint, names, PROMPTS, Costs([3.0, -5.0, -1.0, -7.0], {}))
+    assert seen == {"harmful": {0: 3.0, 2: 0.0}}  # rectified: the safe answer pays nothing
+    assert excess(constraint, {"harmful": seen["harmful"].values()}) == {"harmful": 1.0}  # (3 + 0)/2 − 0.5
+    assert weigh(constraint, seen, COSTS, {"harmful": 2.0})[:2] == [(3.0, 2.0), (0.0, 0.0)]
+
+
+def test_categories_watch_every_response_and_add_up():
+    constraint = CategoryCosts(limit=0.0, limits={"theft": 1.0})
+    costs = Costs([0.0, 0.0], {"theft": [2.0, -4.0], "drugs": [1.0, 1.0]})
+    seen = watched(constraint, ("theft", "drugs"), PROMPTS[:2], costs)
+    found = excess(constraint, {name: v.values() for name, v in seen.items()})
+    assert found == {"theft": -2.0, "drugs": 1.0}
+    assert weigh(constraint, seen, costs, {"theft": 1.0, "drugs": 3.0}) == [(1.25, 4.0), (-0.25, 4.0)]
+    assert shifted(constraint, 9.0, {"theft": 1.0, "drugs": 2.0}).limits == {"theft": 2.0, "drugs": 2.0}
+
+
 def test_a_group_that_nothing_was_seen_of_is_left_out():
     assert excess(GroupCosts(by=("kind",)), {"harmful": [1.0], "harmless": []}) == {"harmful": 1.0}
 
@@ -194,7 +214,7 @@ def nothing_loads(monkeypatch):
 def test_groups_without_their_field_are_refused(world, tmp_path, nothing_loads):
     with pytest.raises(DataError, match="A prompt has no category") as caught:
         run(tmp_path / "out", world, constraint={"type": "groups"})
-    assert "constraint.by = category" in caught.value.why
+    assert "constraint.by = category;" in caught.value.why
 
 
 def test_limits_of_unknown_groups_are_refused(world, tmp_path, nothing_loads):

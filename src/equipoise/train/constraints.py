@@ -14,7 +14,7 @@ from pydantic import Field
 from equipoise.algos import constraint as maths
 from equipoise.config import Config
 from equipoise.errors import DataError
-from equipoise.records import Prompt
+from equipoise.records import Prompt, RequestKind
 
 ALL = ""
 """Name of the one multiplier of a constraint on all responses."""
@@ -57,6 +57,11 @@ class SeveralLimits(Limited):
     """One limit and one λ for each of several names."""
 
     limits: dict[str, float] = Field({}, description="Limits of single names; the others have `limit`.")
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="ε: rectify each, E[max(C − limit, 0)] ≤ ε; unset: means, where answers can pay.",
+    )
     confidence: float | None = Field(
         None, gt=0.5, lt=1, description="Bound each mean from above with this confidence; unset: the mean itself."
     )
@@ -67,13 +72,17 @@ class SeveralLimits(Limited):
 
 
 class GroupCosts(SeveralLimits):
-    """E[C | group of the prompt] ≤ limit of the group."""
+    """E[C | group of the prompt] ≤ limit of the group; prompts in no group are free."""
 
     type: Literal["groups"] = "groups"
     by: tuple[Literal["category", "kind", "source"], ...] = Field(
         ("category",),
         min_length=1,
         description='Fields of the prompt that name its group; of several the values are joined by "/".',
+    )
+    kinds: tuple[RequestKind, ...] = Field(
+        (),
+        description="Only requests of these kinds are in a group; unset: all. Every prompt then needs its kind.",
     )
 
 
@@ -132,10 +141,14 @@ def rule(constraint: Limited, name: str = ALL) -> Rule:
             return Rule(partial(maths.is_exceeded, limit=limit), maths.window_mean, delta)
         case UpperBound(limit=limit, confidence=confidence):
             return Rule(float, partial(_bound, confidence=confidence), limit, 2)
-        case SeveralLimits(confidence=float(confidence)):
-            return Rule(float, partial(_bound, confidence=confidence), constraint.limit_of(name), 2)
-        case SeveralLimits():
-            return Rule(float, maths.window_mean, constraint.limit_of(name))
+        case SeveralLimits(epsilon=epsilon, confidence=confidence):
+            limit = constraint.limit_of(name)
+            mean, least = (
+                (maths.window_mean, 1) if confidence is None else (partial(_bound, confidence=confidence), 2)
+            )
+            if epsilon is None:
+                return Rule(float, mean, limit, least)
+            return Rule(partial(maths.excess_cost, limit=limit), mean, epsilon, least)
         case _:
             return Rule(float, maths.window_mean, constraint.limit)
 
@@ -166,7 +179,8 @@ def names_of(constraint: Constraint, prompts: Iterable[Prompt], categories: Sequ
     """
     match constraint:
         case GroupCosts():
-            names = tuple(sorted({group_of(constraint, prompt) for prompt in prompts}))
+            groups = {group_of(constraint, prompt) for prompt in prompts}
+            names = tuple(sorted(group for group in groups if group is not None))
         case CategoryCosts():
             names = tuple(categories)
         case Limited():
@@ -183,22 +197,25 @@ def names_of(constraint: Constraint, prompts: Iterable[Prompt], categories: Sequ
     return names
 
 
-def group_of(constraint: GroupCosts, prompt: Prompt) -> str:
-    """The group that a prompt belongs to.
+def group_of(constraint: GroupCosts, prompt: Prompt) -> str | None:
+    """The group that a prompt belongs to, if any.
 
     Raises:
-        DataError: One of its fields is empty.
+        DataError: One of the fields that say so is empty.
     """
-    values = [getattr(prompt, field) for field in constraint.by]
-    if not all(values):
-        field = constraint.by[[bool(value) for value in values].index(False)]
+    if constraint.kinds and prompt.kind is not None and prompt.kind not in constraint.kinds:
+        return None
+    fields = dict.fromkeys([*constraint.by, *(["kind"] if constraint.kinds else [])])
+    values = {field: getattr(prompt, field) for field in fields}
+    if missing := [field for field, value in values.items() if not value]:
+        field = missing[0]
         raise DataError(
             f"A prompt has no {field}, so no limit of a group bears on it.",
             where=f"prompt {prompt.id}: {prompt.text[:60]!r}",
-            why=f"constraint.by = {', '.join(constraint.by)}",
+            why=f"constraint.by = {', '.join(constraint.by)}; constraint.kinds = {', '.join(constraint.kinds)}",
             fix=f"Give every prompt its {field}, or group by a field that all of them have.",
         )
-    return "/".join(values)
+    return "/".join(values[field] for field in constraint.by)
 
 
 def watched(
@@ -222,8 +239,9 @@ def watched(
     for n, cost in enumerate(costs.overall):
         match constraint:
             case GroupCosts():
-                name = group_of(constraint, prompts[n])
-                found[name][n] = rules[name](cost)
+                group = group_of(constraint, prompts[n])
+                if group is not None:
+                    found[group][n] = rules[group](cost)
             case CategoryCosts():
                 for name in names:
                     found[name][n] = rules[name](costs.by_category[name][n])
