@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise import artefact
+from equipoise.algos.selection import best_under_limit
 from equipoise.data.jsonl import write_records
 from equipoise.data.load import load_responses, load_safety_labels
 from equipoise.data.source import DataSource, input_paths
@@ -63,8 +64,12 @@ def keep_best(sources: Sequence[DataSource], cost_limit: float) -> Kept:
     kept = []
     for group in groups:
         shown = [response for response in group if response.finished and response.text.strip()]
-        if within := [response for response in shown if scores_of(response)[1] <= cost_limit]:
-            best = max(within, key=lambda response: scores_of(response)[0])
+        if not shown:
+            continue
+        rewards, costs = zip(*map(scores_of, shown), strict=True)
+        choice = best_under_limit(rewards, costs, cost_limit)
+        if choice.is_within:
+            best = shown[choice.chosen]
             kept.append(_demonstrate(best.prompt, best.text))
     if not kept:
         raise DataError(
