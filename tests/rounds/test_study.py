@@ -152,6 +152,23 @@ def test_no_step_of_the_papers_study_waits_for_one_that_comes_later(tmp_path: Pa
     assert len([name for name in done if name.startswith("evaluations/")]) == 19
 
 
+def test_the_recipe_of_direct_methods_has_each_and_no_step_waits_for_a_later_one(
+    tmp_path: Path,
+) -> None:
+    (stage,) = (stage for stage in STAGES if stage.name == "study")
+    config = resolve(stage, ["playground", str(find_recipe("direct"))], {"out": str(tmp_path)})
+    assert isinstance(config, StudyConfig)
+    done: set[str] = set()
+    methods = set()
+    for step in make_study(config):
+        assert done.issuperset(step.after), step.name
+        done.add(step.name)
+        if step.name.startswith("policies/"):
+            methods.add(step.config.method.type)
+    assert methods == {"dpo", "safe_dpo", "modpo"}
+    assert "policies/sacpo" in done
+
+
 def labels(tmp_path: Path, *answers: tuple[str, bool]) -> KeepSafeConfig:
     asked = Prompt.from_text("how do i open a jar ?")
     lines = [SafetyLabel(prompt=asked, response=text, is_safe=safe).model_dump_json() for text, safe in answers]
