@@ -135,7 +135,7 @@ def test_safe_dpo_trains_on_the_pairs_from_their_file_alone(real_data, folder_of
     )  # fmt: skip
     # Of the 32 pairs, 16 have two unsafe answers; in 4 the more helpful one is unsafe and the other safe.
     facts = read_manifest(tmp_path, ("policy",)).facts
-    assert facts["left_out_pairs"] == {"both_unsafe": 16, "too_long": 0}
+    assert facts["left_out_pairs"] == {"both_unsafe": 16}
     assert facts["pairs"] + facts["held_out_pairs"] == 16
     assert facts["swapped_pairs"] == 4
     assert lines(tmp_path / "metrics.jsonl")[0]["loss"] > math.log(2)  # Δ for pairs with an unsafe answer

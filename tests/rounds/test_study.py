@@ -181,6 +181,23 @@ def test_no_step_of_the_papers_study_waits_for_one_that_comes_later(tmp_path: Pa
     assert len([name for name in done if name.startswith("evaluations/")]) == 19
 
 
+def test_the_recipe_of_direct_methods_has_each_and_no_step_waits_for_a_later_one(
+    tmp_path: Path,
+) -> None:
+    (stage,) = (stage for stage in STAGES if stage.name == "study")
+    config = resolve(stage, ["playground", str(find_recipe("direct"))], {"out": str(tmp_path)})
+    assert isinstance(config, StudyConfig)
+    done: set[str] = set()
+    methods = set()
+    for step in make_study(config):
+        assert done.issuperset(step.after), step.name
+        done.add(step.name)
+        if step.name.startswith("policies/"):
+            methods.add(step.config.method.type)
+    assert methods == {"dpo", "safe_dpo", "modpo"}
+    assert "policies/sacpo" in done
+
+
 def test_offline_variants_learn_from_one_file_of_scored_answers() -> None:
     kinds = [{"type": "mocan", "name": "m", "beta": 0.5}, {"type": "rejection", "name": "r", "cost_limit": 1.5}]
     steps = study_of(*kinds, scored_respond={"samples_per_prompt": 16}, direct={"epochs": 3})

@@ -80,10 +80,12 @@ def gradients(folder: Path, name: str, rank: int, network: int) -> dict[str, tor
     [
         ("whole/sft", "whole/sft", 1),
         ("whole/cost", "whole/cost", 1),
+        ("whole/direct", "whole/direct", 1),
         ("ppo", "ppo", 3),
         ("long", "long-whole", 3),
         ("whole/sft", "parts/sft", 1),
         ("whole/cost", "parts/cost", 1),
+        ("whole/direct", "parts/direct", 1),
         ("long", "long-parts", 3),
     ],
 )
@@ -112,7 +114,7 @@ def test_in_parts_each_process_holds_its_share_of_the_weights_alone(runs, name, 
 
 
 @pytest.mark.parametrize("shape", ["whole", "parts"])
-@pytest.mark.parametrize("loop", ["sft", "cost"])
+@pytest.mark.parametrize("loop", ["sft", "cost", "direct"])
 def test_losses_accuracies_and_results_are_those_of_one_process(runs, loop, shape):
     one, two = runs
     folders = (one / "whole" / loop, two / shape / loop)

@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from train_models import Trouble, cost_model, function, ppo, sft
 
+from equipoise.config import validate
 from equipoise.errors import TrainingError
 from equipoise.models import lm_head
 from equipoise.rollout import native
 from equipoise.tokens.batches import Rollout, rows
-from equipoise.train import ppo_lag, score_model
+from equipoise.train import direct, ppo_lag, score_model
 from equipoise.train import sft as sft_module
+from equipoise.train.direct_config import DirectConfig
 from equipoise.train.ppo_lag import train_ppo_lag
 from equipoise.train.score_model import train_cost
 from equipoise.train.sft import train_sft
@@ -88,9 +90,20 @@ def score_models(world: Path, out: Path, shape: dict[str, Any]) -> None:
     with_name(out / "sft", lambda to: train_sft(sft(to, demonstrations=shown, **given)))
     sources = {name: [{"path": str(world / f"{name}.jsonl")}] for name in ("pairs", "labels")}
     with_name(out / "cost", lambda to: train_cost(cost_model(to, categories=["sweet"], **sources, **given)))
+    with_name(out / "direct", lambda to: prefer(world, to, shape))
     low = {**shape, "precision": "bfloat16", "gradient_checkpointing": True}
     given |= {"hardware": low, "lora": {"r": 4}}
     with_name(out / "lora", lambda to: train_sft(sft(to, demonstrations=shown, **given)))
+
+
+def prefer(world: Path, out: Path, shape: dict[str, Any]) -> Path:
+    """Pairs, a reference that is loaded besides, and a cost model."""
+    tree = {
+        "out": out, "policy": world / "policy", "ref": world / "policy", "pairs": [str(world / "pairs.jsonl")],
+        "method": {"type": "modpo", "other": {"type": "model", "path": world / "cost"}}, "max_length": 24,
+        "held_out": 0.2, "hardware": shape, "beta": 1.0, "optimizer": {"lr": 1e-3}, **SMALL,
+    }  # fmt: skip
+    return direct.train_direct(validate(DirectConfig, tree, where=""))
 
 
 def roles(world: Path, out: Path, reward: str) -> None:
@@ -152,7 +165,7 @@ def with_name(out: Path, train: Callable[[Path], Path]) -> None:
 def watch(out: Path, patch: Patch) -> None:
     out.mkdir(exist_ok=True)
     patch(native, "draw", third_best)  # the same answers however the prompts are divided
-    for module in (sft_module, score_model, ppo_lag):
+    for module in (sft_module, score_model, direct, ppo_lag):
         keep_first_gradients(module, patch)
     move_lambda = ppo_lag.move_lambda
 

@@ -158,7 +158,7 @@ def train_direct(config: DirectConfig) -> Path:
                 raise KeyboardInterrupt
     facts: dict[str, Any] = {"steps": total, "prompts": len(train)}
     facts |= {"pairs": sum(len(item.pairs) for item in train_items), "swapped_pairs": chosen.swapped}
-    facts["left_out_pairs"] = dict(sorted(chosen.left_out.items()))
+    facts["left_out_pairs"] = {reason: n for reason, n in sorted(chosen.left_out.items()) if n}
     with whole(network):
         facts |= _held_out_facts(network, tokenizer, held_out_items, config, accelerator)
     policy = whole_copy(network, accelerator)
