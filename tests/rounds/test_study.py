@@ -1,15 +1,20 @@
 """What a study shares between its variants and what it does not, with nothing run."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from equipoise.cli.layering import find_recipe, resolve
 from equipoise.cli.stages import STAGES
 from equipoise.errors import ConfigError
-from equipoise.rounds.config import StudyConfig
+from equipoise.rounds.config import StudyConfig, Variant
 from equipoise.rounds.plan import Step
 from equipoise.rounds.study import make_study
+from equipoise.train.constraints import Constraint
+from equipoise.train.direct_config import Method
+from equipoise.train.duals import Dual
+from equipoise.train.ppo_config import Advantage
 
 
 def study_of(*variants: dict[str, object], **settings: object) -> dict[str, Step]:
@@ -181,21 +186,23 @@ def test_no_step_of_the_papers_study_waits_for_one_that_comes_later(tmp_path: Pa
     assert len([name for name in done if name.startswith("evaluations/")]) == 19
 
 
-def test_the_recipe_of_direct_methods_has_each_and_no_step_waits_for_a_later_one(
-    tmp_path: Path,
-) -> None:
+def test_the_recipe_of_methods_has_each_and_no_step_waits_for_a_later_one(tmp_path: Path) -> None:
     (stage,) = (stage for stage in STAGES if stage.name == "study")
-    config = resolve(stage, ["playground", str(find_recipe("direct"))], {"out": str(tmp_path)})
+    config = resolve(stage, ["playground", str(find_recipe("methods"))], {"out": str(tmp_path)})
     assert isinstance(config, StudyConfig)
     done: set[str] = set()
-    methods = set()
+    found: dict[str, set[str]] = {"advantage": set(), "constraint": set(), "dual": set(), "method": set()}
     for step in make_study(config):
         assert done.issuperset(step.after), step.name
         done.add(step.name)
-        if step.name.startswith("policies/"):
-            methods.add(step.config.method.type)
-    assert methods == {"dpo", "safe_dpo", "modpo"}
-    assert "policies/sacpo" in done
+        for axis, types in found.items():
+            if axis in type(step.config).model_fields:
+                types.add(getattr(step.config, axis).type)
+    for axis, union in (("advantage", Advantage), ("constraint", Constraint), ("dual", Dual), ("method", Method)):
+        assert found[axis] == {kind.model_fields["type"].default for kind in get_args(get_args(union)[0])}
+    assert {variant.type for variant in config.variants} == {
+        kind.model_fields["type"].default for kind in get_args(get_args(Variant)[0])
+    }
 
 
 def test_offline_variants_learn_from_one_file_of_scored_answers() -> None:
