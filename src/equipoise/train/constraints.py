@@ -159,17 +159,6 @@ def _bound(watched: Sequence[float], confidence: float) -> float:
     return mean_t_bound(watched, confidence=confidence)
 
 
-def watches_cost(constraint: Constraint) -> bool:
-    """Whether the cost stream learns from the cost itself, which the cost model then predicts from the start."""
-    match constraint:
-        case RectifiedCost() | ChanceOfCost() | CategoryCosts():
-            return False
-        case GroupCosts(epsilon=epsilon):
-            return epsilon is None
-        case _:
-            return True
-
-
 class Costs(NamedTuple):
     """What is known of the costs of some responses."""
 

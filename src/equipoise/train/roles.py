@@ -23,7 +23,6 @@ from equipoise.rollout.score import ScoreSource, model_source, open_score_source
 from equipoise.tokens.collate import Example
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids
 from equipoise.train.config import SharedLora
-from equipoise.train.constraints import watches_cost
 from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import recompute_layers, without_dropout
 from equipoise.train.sharded import Network, load_device, shard_network, shard_source
@@ -72,12 +71,8 @@ def load_roles(config: PpoLagConfig, device: torch.device, mesh: DeviceMesh | No
         roles = _adapters(config, config.lora, tokenizer, dtype, device)
         for network in roles.trained().values():
             recompute_layers(network, config.hardware)
-    else:
-        roles = _full_models(config, tokenizer, dtype, device, mesh)
-    if "cost_critic" in roles.critics and not watches_cost(config.constraint):
-        for weight in roles.critics["cost_critic"].scorer.head.parameters():
-            nn.init.zeros_(weight)  # what the cost model predicts is not what the cost stream sums up
-    return roles
+        return roles
+    return _full_models(config, tokenizer, dtype, device, mesh)
 
 
 def _full_models(
