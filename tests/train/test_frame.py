@@ -92,6 +92,7 @@ def test_a_run_of_several_multipliers_resumes_where_it_was(world, tmp_path):
     whole = run(tmp_path / "whole", world, **settings)
     assert whole[-1]["lambda/harmful"] > 1.0 > whole[-1]["lambda/harmless"]
     assert whole[-1]["lambda"] == whole[-1]["lambda/harmful"]
+    assert read_manifest(tmp_path / "whole").facts["limits"] == {"harmful": -1.0, "harmless": 9.0}
 
     with pytest.MonkeyPatch.context() as patch:
         real = ppo_lag.check_finite

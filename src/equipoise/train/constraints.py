@@ -288,6 +288,15 @@ def excess(constraint: Constraint, seen: Mapping[str, Iterable[float]]) -> dict[
     return found
 
 
+def limits_of(constraint: Constraint, names: Iterable[str]) -> dict[str, float]:
+    """The limit of each multiplier, in units of cost."""
+    if not isinstance(constraint, Limited):
+        return {}
+    return {
+        n: constraint.limit_of(n) if isinstance(constraint, SeveralLimits) else constraint.limit for n in names
+    }
+
+
 def shifted(constraint: Limited, overall: float, by_category: Mapping[str, float]) -> Limited:
     """The same constraint with limits that count from other costs than 0.
 

@@ -36,7 +36,7 @@ from equipoise.train.advantages import compare, critics_loss, fit, kl_in_loss, m
 from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import OptimizerSettings
-from equipoise.train.constraints import Costs, Limited, excess, names_of, watched, weigh
+from equipoise.train.constraints import Costs, Limited, excess, limits_of, names_of, watched, weigh
 from equipoise.train.duals import first_state, move
 from equipoise.train.engine import OldPolicy, old_policy, publish
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
@@ -236,6 +236,8 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         facts = export(last, roles.tokenizer, state.best, config)
         drop_checkpoints(config.out)
         facts |= {"steps": total, "prompts": len(prompts)}
+        if limits := limits_of(config.constraint, names):
+            facts["limits"] = limits
         facts |= multipliers(state.lams, excess(config.constraint, state.windows), config.constraint)
         artefact.finish(build, facts)
     end(accelerator)
