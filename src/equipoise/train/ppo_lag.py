@@ -235,9 +235,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     if last is not None:
         facts = export(last, roles.tokenizer, state.best, config)
         drop_checkpoints(config.out)
-        facts |= {"steps": total, "prompts": len(prompts)}
-        if limits := limits_of(config.constraint, names):
-            facts["limits"] = limits
+        facts |= {"steps": total, "prompts": len(prompts), "limits": limits_of(config.constraint, names)}
         facts |= multipliers(state.lams, excess(config.constraint, state.windows), config.constraint)
         artefact.finish(build, facts)
     end(accelerator)
