@@ -48,9 +48,9 @@ def main() -> None:
     for name in POLICIES:
         found[name] = rows = _judged(args.study, name, world, args.out, limit)
         kept = sum(row["kept"] for row in rows)
-        print(f"\n{name}: {kept} of {len(rows)} limits kept (limit {limit:.2f}, Holm at {ALPHA})\n")
+        title = f"{name}: {kept} of {len(rows)} limits kept (limit {limit:.2f}, Holm at {ALPHA})"
         head = ["category", "prompts", "mean cost", "p (Holm)", "kept", "harmful, %", "upper bound, %"]
-        print_table(head, [[_cell(value) for value in row.values()] for row in rows])
+        print_table(title, head, [[_cell(value) for value in row.values()] for row in rows])
     write_json(args.out / "numbers.json", {"limit": limit, "policies": found})
 
 
