@@ -36,7 +36,7 @@ from equipoise.train.advantages import compare, critics_loss, fit, kl_in_loss, m
 from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.config import OptimizerSettings
-from equipoise.train.constraints import Costs, Limited, excess, names_of, watched, weigh
+from equipoise.train.constraints import Costs, Limited, excess, limits_of, names_of, watched, weigh
 from equipoise.train.duals import first_state, move
 from equipoise.train.engine import OldPolicy, old_policy, publish
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
@@ -114,11 +114,11 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         return config.out
     check_sampler(config.sampler, config.longest)
     names = names_of(config.constraint, prompts, check_costs(config))
+    held_out = load_held_out(config, names)
     roles = load_roles(config, accelerator.device, open_mesh(config.hardware, accelerator))
     config = count_limit_from(safe, config, roles.cost, accelerator)
     ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
     prompts = fitting_prompts(roles.tokenizer, prompts, config.max_prompt_length, config.too_long)
-    held_out = load_held_out(config, roles.tokenizer)
     check_lengths(roles, [*prompts, *held_out], ptx, config)
     total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
     adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}
@@ -235,7 +235,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     if last is not None:
         facts = export(last, roles.tokenizer, state.best, config)
         drop_checkpoints(config.out)
-        facts |= {"steps": total, "prompts": len(prompts)}
+        facts |= {"steps": total, "prompts": len(prompts), "limits": limits_of(config.constraint, names)}
         facts |= multipliers(state.lams, excess(config.constraint, state.windows), config.constraint)
         artefact.finish(build, facts)
     end(accelerator)
