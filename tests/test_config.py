@@ -78,7 +78,9 @@ def test_an_unknown_nested_key_is_answered_within_its_group() -> None:
 
 
 def test_a_key_of_another_variant_is_not_answered_with_itself() -> None:
-    [line] = [line for line in refusal({"lam": {"type": "constant", "floor": 1.0}}).splitlines() if "floor" in line]
+    [line] = [
+        line for line in refusal({"lam": {"type": "constant", "floor": 1.0}}).splitlines() if "floor" in line
+    ]
     assert line.strip() == "lam.constant.floor: unknown key"
 
 
