@@ -77,6 +77,13 @@ def test_an_unknown_nested_key_is_answered_within_its_group() -> None:
     assert "did you mean 'floor'?" in refusal({"lam": {"type": "dual", "flor": 1.0}})
 
 
+def test_a_key_of_another_variant_is_not_answered_with_itself() -> None:
+    [line] = [
+        line for line in refusal({"lam": {"type": "constant", "floor": 1.0}}).splitlines() if "floor" in line
+    ]
+    assert line.strip() == "lam.constant.floor: unknown key"
+
+
 def test_a_value_of_the_wrong_type_or_range_is_named_with_the_value() -> None:
     text = refusal({"steps": "many", "optimizer": {"lr": -1}})
     assert "steps: " in text and "'many'" in text

@@ -107,6 +107,8 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         return f"{key}: required, but not given"
     if not path:  # several settings together
         return str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error" and isinstance(problem.get("input"), dict):  # several, of one table
+        return f"{key}: {str(problem['msg']).removeprefix('Value error, ')}"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']} (got {problem.get('input')!r})"
     near = difflib.get_close_matches(path[-1], _known_keys(kind, path[:-1]), n=1, cutoff=0.5)
@@ -114,12 +116,13 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 
 def _known_keys(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Every key that could stand at `path`, across the variants of unions on the way."""
+    """Every key that could stand at `path`; of a union the keys of the variant that its tag names."""
     kinds: list[type[BaseModel]] = [kind]
     for part in path:
         fields = [k.model_fields[part].annotation for k in kinds if part in k.model_fields]
         deeper = [model for annotation in fields for model in _models_in(annotation)]
-        kinds = deeper or kinds  # a union's tag or a list index is part of the path but no field
+        tagged = [k for k in kinds if "type" in k.model_fields and k.model_fields["type"].default == part]
+        kinds = deeper or tagged or kinds  # a union's tag or a list index is part of the path but no field
     return [name for k in kinds for name in k.model_fields]
 
 

@@ -233,6 +233,8 @@ def test_standardized_scores_forget_unit_and_zero(seed: int, unit: float, shift:
 
 def test_groups_that_are_all_alike_have_no_advantage_whatever_the_rounding() -> None:
     assert not credit.standardize(torch.tensor([0.1, 0.1, 0.1, 1e8, 1e8, 1e8]), 3).any()
+    assert not credit.standardize(torch.tensor([-2.0, -2.000002, 1.5, 1.5000001]), 2).any()
+    assert credit.standardize(torch.tensor([-2.0, -2.001, 0.0, 1e-6]), 2).all()
 
 
 def test_leave_one_out_by_hand() -> None:

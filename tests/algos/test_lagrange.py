@@ -70,6 +70,15 @@ def test_a_mean_cost_that_is_no_number_stops_the_run(cost: float) -> None:
         step(1.0, cost)
 
 
+@pytest.mark.parametrize("excess", [math.nan, math.inf])
+def test_an_excess_that_is_no_number_stops_every_controller_at_any_step(excess: float) -> None:
+    gains = {"kp": 0.1, "ki": 0.1, "kd": 0.1}
+    for controller, settings in ((projected_step, {"lr": 0.1}), (optimistic_step, {"lr": 0.1}), (pid_step, gains)):
+        for before in ([], [1.0]):
+            with pytest.raises(TrainingError, match="constraint of a rollout batch"):
+                walk(controller, [*before, excess], **settings)
+
+
 @pytest.mark.parametrize(("floor", "ceiling"), [(0.0, 5.0), (-1.0, 5.0), (2.0, 1.0), (math.nan, 1.0)])
 def test_bounds_that_let_lambda_die_are_refused(floor: float, ceiling: float) -> None:
     with pytest.raises(ValueError, match="floor"):

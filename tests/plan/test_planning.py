@@ -158,6 +158,33 @@ def test_work_is_that_of_the_data(world: Path) -> None:
     assert len(cost.work.examples) == 3
 
 
+def test_several_samples_of_a_prompt_without_critics_are_planned_by_hand(world: Path) -> None:
+    one = planned("ppo-lag", ppo_settings(world, "reward", "cost"))
+    group = planned(
+        "ppo-lag",
+        ppo_settings(world, "reward", "cost", samples_per_prompt=4, batch_size=2, advantage={"type": "rloo"}),
+    )
+    assert set(roles(one)) - set(roles(group)) == {"reward_critic", "cost_critic"}
+    assert one.work.largest.rows == group.work.largest.rows == 8  # 8 · 1 and 2 · 4 responses at a time
+    assert group.work.tokens_per_epoch == 4 * one.work.tokens_per_epoch
+    both = {"type": "gae", "shared_trunk": True}
+    trunk = roles(planned("ppo-lag", ppo_settings(world, "reward", "cost", advantage=both)))
+    assert trunk.keys() == roles(one).keys() - {"reward_critic", "cost_critic"} | {"critic"}
+    head = 4 * (16 + 1)  # float32 weights and bias of a second head
+    assert trunk["critic"].weights == roles(one)["reward_critic"].weights + head
+
+
+def test_a_cost_per_category_is_planned_with_its_head(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "cost", tmp_path / "cost")
+    settings = tmp_path / "cost" / "score_head.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"categories": ["theft", "drugs"]}))
+    plain, split = (
+        roles(planned("ppo-lag", ppo_settings(world, "reward", str(cost)))) for cost in ("cost", tmp_path / "cost")
+    )
+    assert split["cost"].weights == plain["cost"].weights + 2 * 4 * (16 + 1)
+    assert split["cost_critic"].weights == plain["cost_critic"].weights  # it has the score's head alone
+
+
 def test_without_data_the_limits_stand_in(world: Path) -> None:
     plan = plan_sft(world, demonstrations=["nowhere.jsonl"], batch_size=8, max_length=20)
     assert plan.work.largest == (8, 20, 8 * 19)

@@ -9,8 +9,9 @@ from test_report import check, manifest, policy
 from equipoise.evaluate.config import EvaluateConfig
 from equipoise.evaluate.evaluate import evaluate
 from equipoise.evaluate.summary import Evaluation, Read, policy_front
-from equipoise.report.config import ReportConfig
-from equipoise.report.figures import harm_against_help
+from equipoise.report import plots
+from equipoise.report.config import ReportConfig, ReportRound
+from equipoise.report.figures import harm_against_help, training
 from equipoise.report.limits import limits
 from equipoise.report.report import render
 from equipoise.stats import Estimate
@@ -59,3 +60,18 @@ def test_people_and_rewards_stand_on_the_page(tmp_path):
     assert "not known to be a random sample" in section and "the labelled answers are no random sample" in section
     assert "25.0\u00a0%" in section and "75.0&nbsp;%" in section and "not possible" in section
     assert "Nobody compared these answers: helpfulness is the mean reward" in text
+
+
+def test_a_limit_is_drawn_in_the_colour_of_the_round_that_has_it(tmp_path, monkeypatch):
+    rounds = []
+    for name, limit in (("free", {}), ("held", {"cost_limit": 0.5})):
+        (tmp_path / name).mkdir()
+        line = json.dumps({"step": 1, "mean_cost": 1.0, **limit})
+        (tmp_path / name / "metrics.jsonl").write_text(line, encoding="utf-8")
+        rounds.append(ReportRound(name=name, ppo_lag=tmp_path / name))
+    drawn = []
+    monkeypatch.setattr(plots, "curves", lambda lines, label, **how: drawn.append(how["limits"]) or "")
+    training(rounds)
+    [(none, limit)] = drawn
+    assert none is None
+    assert limit.values == [0.5]

@@ -61,3 +61,12 @@ def test_a_ceiling_that_keeps_the_limit_is_no_trouble():
 
 def test_a_constant_lambda_is_not_pinned():
     assert alarms(steps(WINDOW, **{"lambda": 0.0, "mean_cost": 9.0}), math.inf, -math.inf) == []
+
+
+def test_of_several_the_one_at_its_ceiling_is_named_and_another_that_is_exceeded_is_not_taken_for_it():
+    several = {"lambda": 5.0, "lambda/theft": 5.0, "lambda/drugs": 0.5}
+    exceeded = steps(WINDOW, **several, **{"excess": 2.0, "excess/theft": 2.0, "excess/drugs": -1.0})
+    met = steps(WINDOW, **several, **{"excess": 2.0, "excess/theft": -1.0, "excess/drugs": 2.0})
+    [said] = alarms(exceeded, CEILING, FLOOR)
+    assert said.startswith("λ of theft has been at its ceiling")
+    assert alarms(met, CEILING, FLOOR) == []

@@ -9,7 +9,11 @@ from train_models import function, make_scorer, ppo, prompt, read_lines, write_l
 
 from equipoise.artefact import read_manifest
 from equipoise.errors import ConfigError, DataError
-from equipoise.records import Prompt
+from equipoise.models.normalize import Normalizer
+from equipoise.models.score_head import Scorer, load_scorer
+from equipoise.records import Prompt, Response
+from equipoise.rollout.score import ModelSource
+from equipoise.tokens.template import load_tokenizer
 from equipoise.train import ppo_lag
 from equipoise.train.constraints import (
     CategoryCosts,
@@ -25,7 +29,9 @@ from equipoise.train.constraints import (
     watched,
     weigh,
 )
+from equipoise.train.limit import costs_of
 from equipoise.train.ppo_lag import train_ppo_lag
+from equipoise.train.sharded import WholeSource
 
 QUICK = {"lr": 1e-2, "schedule": "constant", "warmup": 0.0}
 GROUPS = {"reward_critic": None, "cost_critic": None, "samples_per_prompt": 4}
@@ -119,6 +125,7 @@ def test_without_a_limit_nothing_is_learned_from_costs(world, tmp_path):
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     facts = read_manifest(tmp_path / "zero").facts
     assert facts["lambda"] == 0.0
+    assert facts["limits"] == {}
     assert "cost_limit" not in facts
 
 
@@ -215,7 +222,44 @@ def nothing_loads(monkeypatch):
 def test_groups_without_their_field_are_refused(world, tmp_path, nothing_loads):
     with pytest.raises(DataError, match="A prompt has no category") as caught:
         run(tmp_path / "out", world, constraint={"type": "groups"})
-    assert "constraint.by = category;" in caught.value.why
+    assert caught.value.why == "constraint.by = category"
+
+
+def kinds_of(path, *kinds):
+    return [
+        {"path": str(write_lines(path, [prompt(f"ask {n}") | {"kind": kind} for n, kind in enumerate(kinds)]))}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "held_out", "constraint", "says"),
+    [
+        (["harmless"], ["harmless"], {"kinds": ["harmful"]}, "No prompt is in a group"),
+        (["harmful"], ["harmful", "harmless"], {}, "groups that no training prompt is in: 'harmless'"),
+        (["harmful", "harmless"], ["harmful"], {}, "too few held-out prompts .* of 'harmless'"),
+        (["harmful"], ["harmful"], {"confidence": 0.9}, "too few held-out prompts .* of 'harmful'"),
+    ],
+)
+def test_prompts_that_leave_a_limit_without_an_answer_are_refused(
+    world, tmp_path, nothing_loads, asked, held_out, constraint, says
+):
+    with pytest.raises(DataError, match=says):
+        run(
+            tmp_path / "out", world, prompts=kinds_of(tmp_path / "asked.jsonl", *asked),
+            validation={"prompts": kinds_of(tmp_path / "held-out.jsonl", *held_out)},
+            constraint={"type": "groups", "by": ["kind"], **constraint},
+        )  # fmt: skip
+
+
+def test_costs_by_category_of_a_model_in_parts_and_of_no_responses(world):
+    scorer = Scorer(load_scorer(world / "cost").backbone, categories=2)
+    tokenizer = load_tokenizer(world / "policy")
+    source = ModelSource(scorer, tokenizer, "cost", Normalizer(), "cost", 8, 24, ("theft", "drugs"))
+    answers = [Response(prompt=one, text="yes") for one in PROMPTS]
+    in_parts = costs_of(answers, WholeSource(source, scorer), CategoryCosts())
+    assert in_parts == costs_of(answers, source, CategoryCosts())
+    assert {name: len(column) for name, column in in_parts.by_category.items()} == {"theft": 4, "drugs": 4}
+    assert costs_of([], source, CategoryCosts()) == ([], {"theft": [], "drugs": []})
 
 
 def test_limits_of_unknown_groups_are_refused(world, tmp_path, nothing_loads):

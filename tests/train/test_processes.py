@@ -45,6 +45,8 @@ def test_processes_gather_in_the_order_before_the_batch_was_divided(monkeypatch)
     everyone = [shard([0.0, 1.0, 2.0, 3.0, 4.0], Two(rank)) for rank in (0, 1)]
     monkeypatch.setattr(processes, "gather_object", lambda _: everyone)
     assert processes.gather(everyone[0], Two(0)) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    everyone[:] = [[], [1.0, 2.0]]  # one saw nothing of a group
+    assert processes.gather(everyone[0], Two(0)) == processes.gather(everyone[1], Two(1)) == [1.0, 2.0]
 
 
 def test_dropout_differs_between_steps_and_processes():

@@ -186,6 +186,15 @@ def test_lambda_and_metrics_are_those_of_one_process_on_both(runs):
     assert "validation_mean_reward" in shared[1][-1]
 
 
+def test_each_group_has_one_lambda_in_all_processes_though_one_saw_none_of_it(runs):
+    one, two = runs
+    files = (one / "groups-lambda-0.json", two / "groups-lambda-0.json", two / "groups-lambda-1.json")
+    lams = [json.loads(file.read_text()) for file in files]
+    assert lams[1] == lams[2]
+    assert lams[0] == pytest.approx(lams[1])
+    assert len(set(lams[0][::2])) == len(set(lams[0][1::2])) == 4  # both groups, at each of four steps
+
+
 def test_roles_on_one_base_learn_the_same_in_two_processes(runs):
     close(*(without_counts(folder / "adapters") for folder in runs))
     one, two = (load_file(folder / "adapters" / "adapter" / "adapter_model.safetensors") for folder in runs)

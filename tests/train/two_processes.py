@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
-from train_models import Trouble, cost_model, function, ppo, sft
+from train_models import WORDS, Trouble, cost_model, function, ppo, prompt, sft, write_lines
 
 from equipoise.config import validate
 from equipoise.errors import TrainingError
@@ -47,6 +47,7 @@ def alone(world: Path, out: Path, patch: Patch) -> None:
     for shape in (WHOLE, PARTS):  # to one process they are the same
         score_models(world, out / shape_name(shape), shape)
     roles(world, out, "troubled")
+    groups(world, out, out)
     adapters(world, out)
     for name in ("one-then-two", "uninterrupted"):
         Trouble.calls, Trouble.at, Trouble.interrupt = 0, 3 if name == "one-then-two" else None, True
@@ -59,6 +60,7 @@ def together(world: Path, out: Path, alone_out: Path) -> None:
     """The same in one of two processes, and what only several can do; the last run does not survive it."""
     watch(out, setattr)
     roles(world, out, "troubled")
+    groups(world, out, alone_out)
     adapters(world, out)
     for shape in (WHOLE, PARTS):
         score_models(world, out / shape_name(shape), shape)
@@ -108,6 +110,21 @@ def prefer(world: Path, out: Path, shape: dict[str, Any]) -> Path:
 
 def roles(world: Path, out: Path, reward: str) -> None:
     with_name(out / "ppo", lambda to: train_ppo_lag(rl(to, world, reward)))
+
+
+def groups(world: Path, out: Path, alone_out: Path) -> None:
+    """Several answers to a prompt and no critics; of one group there is one prompt, so one process sees none."""
+    asked = alone_out / "groups.jsonl"
+    if out == alone_out:
+        kinds = ("harmful", "harmless", "harmless", "harmless")
+        write_lines(asked, [prompt(f"ask {word}") | {"kind": k} for word, k in zip(WORDS, kinds, strict=False)])
+    given: Any = {
+        "advantage": {"type": "rloo"}, "samples_per_prompt": 2, "reward_critic": None, "cost_critic": None,
+        "prompts": [{"path": str(asked)}], "validation": None, "limit_from": [], "ptx": [], "batch_size": 4,
+        "constraint": {"type": "groups", "by": ["kind"], "limits": {"harmful": -1.0}, "limit": 0.3},
+        "dual": {"type": "projected", "window": 3},
+    }  # fmt: skip
+    with_name(out / "groups", lambda to: train_ppo_lag(rl(to, world, "count_good", **given)))
 
 
 def adapters(world: Path, out: Path) -> None:
@@ -171,7 +188,7 @@ def watch(out: Path, patch: Patch) -> None:
 
     def move(*given: Any) -> Any:
         state = move_lambda(*given)
-        Now.lams.append(state.lams[""])
+        Now.lams.extend(state.lams.values())
         return state
 
     patch(ppo_lag, "move_lambda", move)

@@ -37,7 +37,8 @@ def window_mean(watched: Sequence[float]) -> float:
 def scalarize(watched: Sequence[float], lams: Sequence[float]) -> tuple[float, float]:
     """Several constraints on one response as one: λ = Σ λ_k,   c = Σ λ_k·c_k / λ.
 
-    With them (A_R − λ·A_C)/(1 + λ) is (A_R − Σ λ_k·A_k)/(1 + Σ λ_k), as advantages are linear in costs.
+    With them (A_R − λ·A_C)/(1 + λ) is (A_R − Σ λ_k·A_k)/(1 + Σ λ_k) where advantages are linear in costs; those
+    that are divided by their own deviation are not.
 
     Args:
         watched: w(C_k) of the response, K of them.

@@ -135,6 +135,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda:
 def standardize(scores: Tensor, group: int) -> Tensor:
     """Compare each response with the others to its prompt: (x − mean)/s, and 0 where a group is all alike.
 
+    Alike are scores that differ by no more than rounding: a model gives the same response another last digit in
+    another batch, and divided by its own deviation that digit would weigh as much as a real difference.
+
     Args:
         scores: (B,) rewards or costs; each stream goes through here before the two are mixed.
         group: G ≥ 2; s is the deviation of a sample of G.
@@ -149,7 +152,8 @@ def standardize(scores: Tensor, group: int) -> Tensor:
     """
     groups = _groups(scores, group)
     centered = groups - groups.mean(dim=1, keepdim=True)
-    alike = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)  # a mean may be an ulp off
+    rounding = 64 * torch.finfo(groups.dtype).eps * groups.abs().amax(dim=1, keepdim=True)
+    alike = groups.amax(dim=1, keepdim=True) - groups.amin(dim=1, keepdim=True) <= rounding
     return (centered / groups.std(dim=1, keepdim=True)).masked_fill(alike, 0.0).flatten()
 
 

@@ -78,15 +78,16 @@ def optimistic_step(
     answer each other; on the first step ĝ₋₁ = ĝ. Arguments and errors as in `projected_step`.
     Source: optimistic primal-dual ascent, arXiv 2602.22146; Daskalakis et al., arXiv 1711.00141.
     """
-    before = _finite(excess) if state.last_excess is None else state.last_excess
-    lam = _between(state.lam + lr * (2.0 * excess - before), floor, ceiling)
-    return LagrangeState(lam, last_excess=excess)
+    now = _finite(excess)
+    before = now if state.last_excess is None else state.last_excess
+    lam = _between(state.lam + lr * (2.0 * now - before), floor, ceiling)
+    return LagrangeState(lam, last_excess=now)
 
 
 def pid_step(
     state: LagrangeState, excess: float, *, kp: float, ki: float, kd: float, floor: float, ceiling: float
 ) -> LagrangeState:
-    """Set λ by a PID controller: λ = clip(k_p·ĝ + I + k_d·max(ĝ − ĝ₋₁, 0), floor, ceiling),   I ← I + k_i·ĝ.
+    """Set λ by a PID controller: I ← I + k_i·ĝ, then λ = clip(k_p·ĝ + I + k_d·max(ĝ − ĝ₋₁, 0), floor, ceiling).
 
     The proportional term answers at once, the derivative one before the limit is crossed; it only ever raises λ.
     Anti-windup: I stays between floor and ceiling, and rests while λ is at the bound that ĝ would push it past.
@@ -109,13 +110,14 @@ def pid_step(
 
     Source: Stooke, Achiam, Abbeel 2020, arXiv 2007.03964, algorithm 2.
     """
-    before = _finite(excess) if state.last_excess is None else state.last_excess
-    rise = kp * excess + kd * max(excess - before, 0.0)
-    integral = _between(state.integral + ki * excess, floor, ceiling)
+    now = _finite(excess)
+    before = now if state.last_excess is None else state.last_excess
+    rise = kp * now + kd * max(now - before, 0.0)
+    integral = _between(state.integral + ki * now, floor, ceiling)
     wanted = rise + integral
-    if (excess > 0.0 and wanted > ceiling) or (excess < 0.0 and wanted < floor):
+    if (now > 0.0 and wanted > ceiling) or (now < 0.0 and wanted < floor):
         integral = state.integral
-    return LagrangeState(_between(rise + integral, floor, ceiling), integral, excess)
+    return LagrangeState(_between(rise + integral, floor, ceiling), integral, now)
 
 
 def slide_window(window: Sequence[Number], newest: Sequence[Number], size: int) -> tuple[Number, ...]:

@@ -52,13 +52,17 @@ def causal_lm(path: str | Path, dtype: torch.dtype, quantize: Quantize | None = 
 
 
 def fresh_scorer(
-    path: str | Path, pooling: Pooling, dtype: torch.dtype, quantize: Quantize | None = None
+    path: str | Path,
+    pooling: Pooling,
+    dtype: torch.dtype,
+    quantize: Quantize | None = None,
+    categories: int = 0,
 ) -> Scorer:
     """What `scorer_from` would load, without contents; errors as in `causal_lm`."""
     backbone = _from_config(AutoModel, path, dtype, quantize)
     if getattr(backbone, "pooler", None) is not None:
         backbone.register_module("pooler", None)
-    return Scorer(backbone, pooling)
+    return Scorer(backbone, pooling, categories)
 
 
 def whole_scorer(path: str | Path, dtype: torch.dtype, quantize: Quantize | None = None) -> Scorer:
@@ -67,7 +71,8 @@ def whole_scorer(path: str | Path, dtype: torch.dtype, quantize: Quantize | None
     Raises:
         ModelError: The folder holds no scorer.
     """
-    return fresh_scorer(path, read_head_settings(path).pooling, dtype, quantize)
+    settings = read_head_settings(path)
+    return fresh_scorer(path, settings.pooling, dtype, quantize, len(settings.categories))
 
 
 def guard(source: GuardScore) -> PreTrainedModel:
@@ -85,7 +90,8 @@ def adapter_scorer(base: SharedBase, path: Path, role: str, *, trainable: bool) 
     """What `scorer_on` would load, without contents."""
     backbone = on_same_weights(cast("PreTrainedModel", base.model.base_model))
     add_adapter(backbone, role, LoraConfig.from_pretrained(str(path / ADAPTER)), base.seed)
-    scorer = Scorer(backbone, read_head_settings(path).pooling)
+    settings = read_head_settings(path)
+    scorer = Scorer(backbone, settings.pooling, len(settings.categories))
     return scorer if trainable else scorer.requires_grad_(False)
 
 

@@ -176,7 +176,7 @@ def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
         shown += _shown(examples, tokenizer)
     return PpoWork(
         largest=answers, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
-        tokens_per_epoch=sum(lengths) + limit * len(lengths), examples=tuple(shown),
+        tokens_per_epoch=config.samples_per_prompt * (sum(lengths) + limit * len(lengths)), examples=tuple(shown),
         notes=(f"every response is taken to reach the limit of {limit} tokens",),
         rows=sampled, prompt=max(lengths), ptx=ptx, ptx_passes=ptx_passes,
     )  # fmt: skip

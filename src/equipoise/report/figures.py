@@ -127,7 +127,10 @@ def training(rounds: Sequence[ReportRound]) -> list[tuple[str, Markup]]:
     for key, caption in _CURVES.items():
         lines = _lines(rounds, names, key)
         if lines:
-            limits = _lines(rounds, names, "cost_limit") if key == "mean_cost" else []
+            known = (
+                {curve.name: curve for curve in _lines(rounds, names, "cost_limit")} if key == "mean_cost" else {}
+            )
+            limits = [known.get(line.name) for line in lines]
             ends = ", ".join(f"{line.name} ends at {line.values[-1]:.3g}" for line in lines)
             svg = plots.curves(lines, f"{caption} by step: {ends}", limits=limits, smooth=key != "lambda")
             drawn.append((caption, Markup(svg)))

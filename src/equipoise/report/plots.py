@@ -161,13 +161,13 @@ def forest(
         return to_svg(figure, label)
 
 
-def curves(lines: Sequence[Curve], label: str, *, limits: Sequence[Curve] = (), smooth: bool = True) -> str:
+def curves(lines: Sequence[Curve], label: str, *, limits: Sequence[Curve | None] = (), smooth: bool = True) -> str:
     """Training curves, a colour and marker per line; `limits` are dashed in the colour of the line at their place.
 
     Args:
         lines: Drawn thin as they are, and thick as a moving mean over a twentieth of the run.
         label: The figure in words.
-        limits: What a line should end near; one per line, or none.
+        limits: What each line should end near; None: it has no such limit.
         smooth: Draw the moving mean.
     """
     with mpl.rc_context(STYLE):
@@ -181,8 +181,9 @@ def curves(lines: Sequence[Curve], label: str, *, limits: Sequence[Curve] = (), 
             every = max(1, len(shown[0]) // 6)
             axes.plot(*shown, lw=1.8, ms=4.5, markevery=(every // 2, every), label=line.name, **_look(i))
         for i, limit in enumerate(limits):
-            axes.plot(*_thin(limit.steps, limit.values), color=SERIES[i % len(SERIES)], lw=1.3, ls=(0, (4, 2)))
-        if limits:
+            if limit is not None:
+                axes.plot(*_thin(limit.steps, limit.values), color=SERIES[i % len(SERIES)], lw=1.3, ls=(0, (4, 2)))
+        if any(limits):
             axes.plot([], [], color=MUTED, lw=1.3, ls=(0, (4, 2)), label="limit")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -42,12 +42,15 @@ def _conditions(history: Sequence[Metrics], ceiling: float, floor: float) -> dic
         )
     if len(history) < WINDOW:
         return found
-    by = fmean(m.get("excess", 0.0) for m in recent)
-    if floor < ceiling and all(m["lambda"] >= ceiling for m in recent) and by > 0:
-        found["ceiling"] = (
-            f"λ has been at its ceiling {ceiling:g} for {WINDOW} steps while the constraint is exceeded by "
-            f"{by:.3g}: the limit may be out of reach, or the ceiling too low"
-        )
+    several = [key.removeprefix("lambda") for key in last if key.startswith("lambda/")]
+    for end in several or [""]:
+        by = _excess(recent, end)
+        if floor < ceiling and all(m[f"lambda{end}"] >= ceiling for m in recent) and by > 0:
+            found[f"ceiling{end}"] = (
+                f"λ{end and f' of {end[1:]}'} has been at its ceiling {ceiling:g} for {WINDOW} steps while the "
+                f"constraint is exceeded by {by:.3g}: the limit may be out of reach, or the ceiling too low"
+            )
+    by = _excess(recent)
     if floor < ceiling and all(m["lambda"] <= floor for m in recent):
         found["floor"] = (
             f"λ has been at its floor {floor:g} for {WINDOW} steps, {-by:.3g} below the limit, which does not bind"
@@ -68,3 +71,9 @@ def _conditions(history: Sequence[Metrics], ceiling: float, floor: float) -> dic
     if length > 2 * first or length < first / 2:
         found["length"] = f"response length drifted from {first:.3g} to {length:.3g} tokens"
     return found
+
+
+def _excess(recent: Sequence[Metrics], end: str = "") -> float:
+    """The mean excess of the steps that know it; `end` is "/NAME" for one of several constraints."""
+    known = [m[f"excess{end}"] for m in recent if f"excess{end}" in m]
+    return fmean(known) if known else 0.0

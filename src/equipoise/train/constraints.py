@@ -5,6 +5,7 @@ category. Another constraint is a class here, an arm in `rule`, and its formula 
 (docs/extending.md). Left out: how λ follows (`duals`), where costs come from (`rollout.score`). No torch.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
@@ -175,12 +176,19 @@ def names_of(constraint: Constraint, prompts: Iterable[Prompt], categories: Sequ
         categories: Of the cost model.
 
     Raises:
-        DataError: A prompt has no group, or a limit is given to a name that there is not.
+        DataError: A prompt has no group, none is in any, or a limit is given to a name that there is not.
     """
     match constraint:
         case GroupCosts():
             groups = {group_of(constraint, prompt) for prompt in prompts}
             names = tuple(sorted(group for group in groups if group is not None))
+            if not names:
+                raise DataError(
+                    "No prompt is in a group, so nothing would be limited.",
+                    where="constraint.kinds",
+                    why=f"no prompt is {' or '.join(constraint.kinds)}",
+                    fix="Name kinds that the prompts have, or take constraint none.",
+                )
         case CategoryCosts():
             names = tuple(categories)
         case Limited():
@@ -197,6 +205,43 @@ def names_of(constraint: Constraint, prompts: Iterable[Prompt], categories: Sequ
     return names
 
 
+def check_held_out(constraint: Constraint, names: Sequence[str], prompts: Sequence[Prompt]) -> None:
+    """Find out before anything loads whether held-out prompts can say of each constraint that it holds.
+
+    Args:
+        constraint: The settings.
+        names: From `names_of`.
+        prompts: Held out.
+
+    Raises:
+        DataError: One is in a group that no training prompt is in, or there are too few of a group.
+    """
+    if not isinstance(constraint, Limited):
+        return
+    counts = dict.fromkeys(names, len(prompts))
+    if isinstance(constraint, GroupCosts):
+        groups = Counter(group for prompt in prompts if (group := group_of(constraint, prompt)) is not None)
+        if strange := sorted(set(groups) - set(names)):
+            raise DataError(
+                f"Held-out prompts are of groups that no training prompt is in: {', '.join(map(repr, strange))}.",
+                where="validation.prompts",
+                why="nothing would be learned from the limits of these groups",
+                fix="Leave those prompts out, or add training prompts of these groups.",
+            )
+        counts = {name: groups[name] for name in names}
+    if few := [name for name, count in counts.items() if count < rule(constraint, name).least]:
+        raise DataError(
+            f"There are too few held-out prompts to say whether the limit holds{_of(few)}.",
+            where="validation",
+            why=f"{counts[few[0]]} where {rule(constraint, few[0]).least} are the least",
+            fix="Raise validation.limit or add such prompts; or leave validation out, and evaluate afterwards.",
+        )
+
+
+def _of(names: Sequence[str]) -> str:
+    return "" if ALL in names else f" of {', '.join(map(repr, names))}"
+
+
 def group_of(constraint: GroupCosts, prompt: Prompt) -> str | None:
     """The group that a prompt belongs to, if any.
 
@@ -209,11 +254,12 @@ def group_of(constraint: GroupCosts, prompt: Prompt) -> str | None:
     values = {field: getattr(prompt, field) for field in fields}
     if missing := [field for field, value in values.items() if not value]:
         field = missing[0]
+        kinds = f"; constraint.kinds = {', '.join(constraint.kinds)}" if constraint.kinds else ""
         raise DataError(
             f"A prompt has no {field}, so no limit of a group bears on it.",
             where=f"prompt {prompt.id}: {prompt.text[:60]!r}",
-            why=f"constraint.by = {', '.join(constraint.by)}; constraint.kinds = {', '.join(constraint.kinds)}",
-            fix=f"Give every prompt its {field}, or group by a field that all of them have.",
+            why="constraint.by = " + ", ".join(constraint.by) + kinds,
+            fix=f"Give every prompt its {field}, or set constraint.by to a field that all of them have.",
         )
     return "/".join(values[field] for field in constraint.by)
 
@@ -289,12 +335,12 @@ def excess(constraint: Constraint, seen: Mapping[str, Iterable[float]]) -> dict[
 
 
 def limits_of(constraint: Constraint, names: Iterable[str]) -> dict[str, float]:
-    """The limit of each multiplier, in units of cost."""
+    """The limit of each multiplier by its name, "all" where there is one for all responses."""
     if not isinstance(constraint, Limited):
         return {}
-    return {
-        n: constraint.limit_of(n) if isinstance(constraint, SeveralLimits) else constraint.limit for n in names
-    }
+    if isinstance(constraint, SeveralLimits):
+        return {name: constraint.limit_of(name) for name in names}
+    return {"all": constraint.limit}
 
 
 def shifted(constraint: Limited, overall: float, by_category: Mapping[str, float]) -> Limited:

@@ -21,6 +21,7 @@ from equipoise.rollout.score import ModelSource, ScoreSource
 from equipoise.train.constraints import CategoryCosts, ChanceOfCost, Constraint, Costs, Limited, shifted
 from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.processes import process_sums, share
+from equipoise.train.sharded import WholeSource
 
 
 def load_safe_answers(sources: Sequence[DataSource]) -> list[Response]:
@@ -84,10 +85,9 @@ def learned_by(path: Path) -> str | None:
 def costs_of(responses: Sequence[Response], source: ScoreSource, constraint: Constraint) -> Costs:
     """The cost of each response, and by category where the constraint asks for it."""
     if isinstance(constraint, CategoryCosts):
-        assert isinstance(source, ModelSource)  # PpoLagConfig refuses others
+        assert isinstance(source, ModelSource | WholeSource)  # PpoLagConfig refuses others
         overall, rows = source.score_with_categories(responses)
-        columns = zip(*rows, strict=True)
-        return Costs(overall, dict(zip(source.categories, columns, strict=True)))
+        return Costs(overall, {name: [row[k] for row in rows] for k, name in enumerate(source.categories)})
     return Costs(source.score(responses), {})
 
 

@@ -114,11 +114,11 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
         return config.out
     check_sampler(config.sampler, config.longest)
     names = names_of(config.constraint, prompts, check_costs(config))
+    held_out = load_held_out(config, names)
     roles = load_roles(config, accelerator.device, open_mesh(config.hardware, accelerator))
     config = count_limit_from(safe, config, roles.cost, accelerator)
     ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
     prompts = fitting_prompts(roles.tokenizer, prompts, config.max_prompt_length, config.too_long)
-    held_out = load_held_out(config, roles.tokenizer)
     check_lengths(roles, [*prompts, *held_out], ptx, config)
     total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
     adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}

@@ -21,7 +21,8 @@ from equipoise.records import Prompt, Response
 from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.rollout.sampler import Sampler
 from equipoise.tokens.collate import collate_prompts
-from equipoise.train.constraints import excess, watched
+from equipoise.tokens.template import load_tokenizer
+from equipoise.train.constraints import Limited, check_held_out, excess, watched
 from equipoise.train.engine import publish
 from equipoise.train.limit import costs_of
 from equipoise.train.ppo_config import PpoLagConfig
@@ -54,14 +55,25 @@ class Validated:
         return {f"validation_{name}": value for name, value in vars(self).items() if value is not None}
 
 
-def load_held_out(config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The held-out prompts of a run: always the same ones, evenly drawn from the files."""
+def load_held_out(config: PpoLagConfig, names: Sequence[str]) -> list[Prompt]:
+    """The held-out prompts of a run: always the same ones, evenly drawn from the files.
+
+    Args:
+        config: Settings.
+        names: Of the constraints.
+
+    Raises:
+        DataError: A source is unusable, or these prompts cannot say of each constraint whether it holds.
+    """
     if config.validation is None:
         return []
     prompts = [prompt for source in config.validation.prompts for prompt in load_prompts(source)]
+    tokenizer = load_tokenizer(config.actor)
     prompts = fitting_prompts(tokenizer, prompts, config.max_prompt_length, config.too_long)
     count = min(config.validation.limit, len(prompts))
-    return [prompts[i] for i in batch_at(len(prompts), count, config.seed, 0)]
+    found = [prompts[i] for i in batch_at(len(prompts), count, config.seed, 0)]
+    check_held_out(config.constraint, names, found)
+    return found
 
 
 def validate(
@@ -146,7 +158,7 @@ def export(
         return {"kept": "last", "feasible": False}
     return {
         "kept": f"step {chosen.step}" if chosen else "last",
-        "feasible": True,
+        **({"feasible": True} if isinstance(config.constraint, Limited) else {}),
         "best_step": best.step,
         "held_out_reward": best.reward,
         "held_out_cost": best.cost,

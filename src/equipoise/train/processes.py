@@ -153,7 +153,10 @@ def share(items: Sequence[T], accelerator: Accelerator) -> list[T]:
 
 
 def gather(mine: Sequence[float], accelerator: Accelerator) -> list[float]:
-    """The numbers of all processes in the order that they had before `shard`, the same list everywhere."""
+    """The numbers of all processes, one of each in turn, the same list everywhere; a process may have none.
+
+    Where each item of a batch has one, that is the order that they had before `shard`.
+    """
     if accelerator.num_processes == 1:
         return list(mine)
     everyone: list[list[float]] = gather_object([list(mine)])
