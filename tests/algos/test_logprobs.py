@@ -138,6 +138,15 @@ def test_nucleus_hand_worked() -> None:
     assert nucleus(logits, 1e-9).tolist() == [[[False, True, False, False]]]
 
 
+def test_a_nucleus_of_many_tokens_is_found_beside_one_of_few() -> None:
+    # 200 tokens of .005 each: the mass before the 100th is .495, before the 101st .5. The second row needs one.
+    flat, peaked = torch.zeros(200), torch.zeros(200)
+    peaked[7] = 20.0
+    kept = nucleus(torch.stack([flat, peaked]).unsqueeze(0), 0.4975)
+    assert kept.sum(dim=-1).tolist() == [[100, 1]]
+    assert kept[0, 1, 7]
+
+
 def test_a_token_that_left_the_nucleus_keeps_a_finite_log_prob_and_a_gradient() -> None:
     # Probabilities .7, .2, .1 with top_p .6 keep the first only; token 2 was taken, so it stays: .1/(.7 + .1).
     logits = torch.tensor([[[0.7, 0.2, 0.1]]]).log().requires_grad_()

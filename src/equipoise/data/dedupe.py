@@ -24,5 +24,16 @@ def reading_key(prompt: Prompt) -> tuple[tuple[str, str], ...]:
 
 def words_of(text: str) -> str:
     """The letters and digits of a text as lower-case words; signs on a letter (vowels, accents) belong to it."""
-    folded = normalize("NFC", text.casefold())
-    return " ".join("".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in folded).split())
+    return " ".join(normalize("NFC", text.casefold()).translate(_LETTERS).split())
+
+
+class _Letters(dict[int, str]):
+    """A table for `str.translate`, filled as characters are met: training data has millions of them."""
+
+    def __missing__(self, code: int) -> str:
+        c = chr(code)
+        self[code] = c if c.isalnum() or category(c)[0] == "M" else " "
+        return self[code]
+
+
+_LETTERS = _Letters()

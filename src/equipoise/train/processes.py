@@ -18,7 +18,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    gather_object,
+)
 from torch import nn
 
 from equipoise import artefact
@@ -50,7 +55,10 @@ def begin(config: TrainConfig) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="no",  # precision is the run's own setting, the same for sampling and training
         log_with=list(config.trackers) or None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.hardware.timeout))],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.hardware.timeout)),
+            DistributedDataParallelKwargs(broadcast_buffers=False),  # they are constants, the same everywhere
+        ],
         project_dir=config.out.with_name(f"{config.out.name}-trackers") if config.trackers else None,
     )
     if config.hardware.threads is not None:  # after accelerate, which has its own idea of the number
