@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from equipoise.algos.offline_dual import Scores, dual_step, first_wins, solve_lam, tilt
+from equipoise.algos.offline_dual import Scores, first_wins, solve_lam, tilt
 from equipoise.errors import EvaluationError
 
 
@@ -129,11 +129,6 @@ def test_a_prompt_whose_rewards_are_all_higher_changes_no_lam() -> None:
     data, sizes = drawn(1), np.diff([*drawn(1).starts, len(drawn(1).rewards)])
     shifted = data._replace(rewards=data.rewards + np.repeat(np.arange(len(sizes)) * 5.0, sizes))
     assert solve_lam(shifted, 0.5, 0.0) == pytest.approx(solve_lam(data, 0.5, 0.0))
-
-
-def test_lam_is_stepped_towards_the_limit_and_never_below_zero() -> None:
-    assert dual_step(0.5, 2.0, lr=0.1, limit=1.0) == pytest.approx(0.6)
-    assert dual_step(0.5, -9.0, lr=0.1, limit=1.0) == 0.0
 
 
 def test_preferences_are_even_for_equals_and_sure_for_the_far_better() -> None:

@@ -13,6 +13,7 @@ from equipoise.rollout.chat import open_ask
 from equipoise.rollout.config import BestOf, ChatConfig, FunctionScore, RespondConfig, Sampling, ServeConfig
 from equipoise.rollout.respond import answer, open_policy, respond
 from equipoise.rollout.score import FunctionSource
+from equipoise.rollout.stored_config import BestScored
 
 REWARD, COST = (FunctionScore(function=f"{__name__}:{name}") for name in ("letters", "vowels"))
 DRAWN = Sampling(max_new_tokens=8, temperature=1.5)
@@ -126,3 +127,10 @@ def test_choosing_without_both_scores_is_refused(scores):
 def test_serving_with_scores_that_nothing_chooses_by_is_refused():
     with pytest.raises(ValidationError, match="best_of, which is not set"):
         ServeConfig(policy=Path("p"), reward=REWARD, cost=COST)
+
+
+def test_a_limit_that_is_no_number_is_refused_before_anything_is_drawn():
+    with pytest.raises(ValidationError, match="finite"):
+        BestOf(limit=float("nan"))
+    with pytest.raises(ValidationError, match="finite"):
+        BestScored(responses=("answers",), cost_limit=float("nan"))

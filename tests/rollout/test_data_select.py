@@ -58,5 +58,8 @@ def test_of_each_prompt_the_most_helpful_within_the_limit_is_kept(tmp_path: Path
 
 
 def test_no_response_within_the_limit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lowest cost of 1 responses is 2"):
-        selected(tmp_path, {"type": "best_scored"}, responses(TIN, ("bite it .", 1.0, 2.0)))
+    blank = responses(JAR, ("", 1.0, -9.0))  # cheap enough, but shows nothing
+    with pytest.raises(
+        DataError, match="of 2 responses 1 are neither blank nor cut, the lowest cost of these is 2"
+    ):
+        selected(tmp_path, {"type": "best_scored"}, [*blank, *responses(TIN, ("bite it .", 1.0, 2.0))])

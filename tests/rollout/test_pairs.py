@@ -17,7 +17,7 @@ from equipoise.errors import ArtefactError, DataError, EvaluationError
 from equipoise.records import PreferencePair, Prompt, Response, ScoredResponse
 from equipoise.rollout.config import RespondConfig
 from equipoise.rollout.pairs import make_pairs
-from equipoise.rollout.stored_config import PairsConfig
+from equipoise.rollout.stored_config import PairsConfig, ScoreConfig
 
 JAR, TIN = Prompt.from_text("how do i open a jar ?"), Prompt.from_text("how do i open a tin ?")
 
@@ -65,10 +65,19 @@ def test_lam_is_found_from_the_file_and_told_with_what_it_rests_on(tmp_path: Pat
 def test_a_limit_may_count_from_the_mean_cost_of_other_responses(tmp_path: Path) -> None:
     raised = [r.model_copy(update={"cost": (r.cost or 0.0) + 7.0}) for r in BY_HAND]
     others = [answer(JAR, "x", 0.0, 9.0), answer(JAR, "y", 0.0, 11.0), answer(TIN, "z", 0.0, 8.0)]
-    write_records(tmp_path / "others.jsonl", others)  # 10 for the one prompt, 8 for the other: 9
-    found = {"type": "found", "beta": 1.0, "limit": -2.0, "limit_from": [str(tmp_path / "others.jsonl")]}
+    # over answers as in ppo-lag, so that one limit means one thing: (9 + 11 + 8)/3 = 28/3; over prompts it were 9
+    write_records(tmp_path / "others.jsonl", others)
+    found = {"type": "found", "beta": 1.0, "limit": -7 / 3, "limit_from": [str(tmp_path / "others.jsonl")]}
     told = summary(made(tmp_path, raised, found))  # at most 7: the problem by hand again
-    assert (told["lam"], told["limit"]) == (pytest.approx(0.5), 7.0)
+    assert (told["lam"], told["limit"]) == (pytest.approx(0.5), pytest.approx(7.0))
+
+
+def test_where_a_range_of_lam_does_there_is_no_interval(tmp_path: Path) -> None:
+    # β = 10⁻³ turns either prompt from cost 1 to −1 at once, the one at λ = 1, the other at λ = 0: between these
+    # the mean cost is 0 whatever λ
+    told = summary(made(tmp_path, BY_HAND, {"type": "found", "beta": 1e-3}))
+    assert 0 < told["lam"] < 1
+    assert told["lam_interval"] is None
 
 
 def test_the_best_label_goes_to_the_higher_reward_less_lam_cost(tmp_path: Path) -> None:
@@ -176,4 +185,26 @@ def test_lam_is_not_found_from_a_sharpened_distribution(tmp_path: Path) -> None:
             "lam": {"type": "found", "beta": 1.0},
         }
         with pytest.raises(DataError, match=r"top_p was 0\.9"):
+            make_pairs(validate(PairsConfig, tree, where="test"))
+
+
+def test_lam_is_not_found_from_chosen_answers_nor_from_such_as_were_scored_since(tmp_path: Path) -> None:
+    source = {"type": "function", "function": "mine:scores"}
+    best = {"best_of": {"n": 4}, "reward": source, "cost": source}
+    tree = {"out": tmp_path / "best", "policy": "p", "prompts": ["x"], **best}
+    artefact.finish(
+        artefact.start(tmp_path / "best", "responses", validate(RespondConfig, tree, where="test"), {}), {}
+    )
+    tree = {"out": tmp_path / "scored", "responses": [str(tmp_path / "best")], "cost": source}
+    build = artefact.start(tmp_path / "scored", "responses", validate(ScoreConfig, tree, where="test"), {})
+    for folder in ("best", "scored"):
+        write_records(tmp_path / folder / "responses.jsonl", BY_HAND)
+    artefact.finish(build, {})
+    for folder in ("best", "scored"):
+        tree = {
+            "out": tmp_path / "out",
+            "responses": [str(tmp_path / folder)],
+            "lam": {"type": "found", "beta": 1.0},
+        }
+        with pytest.raises(DataError, match="each was the best of several"):
             make_pairs(validate(PairsConfig, tree, where="test"))

@@ -232,6 +232,11 @@ def test_every_round_of_c_dpo_begins_at_the_first_policy_and_steps_by_the_answer
     assert steps["policies/c-2-answers"].config.policy == Path("run/policies/c-2")
 
 
+def test_a_variant_that_is_called_like_a_round_of_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Two steps would write to policies/c-1"):
+        study_of({"type": "c_dpo", "name": "c", "beta": 0.5, "rounds": 2}, {"type": "safe_sft", "name": "c-1"})
+
+
 def test_an_offline_limit_counts_from_safe_answers_where_the_run_says_so() -> None:
     kinds = [
         {"type": "mocan", "name": "m", "beta": 1.0, "limit": 0.8},

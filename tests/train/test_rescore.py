@@ -13,6 +13,7 @@ from equipoise.config import validate
 from equipoise.data.jsonl import read_records
 from equipoise.errors import ConfigError, DataError
 from equipoise.models.backbone import load_causal_lm, save_policy
+from equipoise.models.score_head import HeadSettings, save_scorer, scorer_from
 from equipoise.records import ScoredResponse
 from equipoise.rollout.stored_config import ScoreConfig
 from equipoise.tokens.template import load_tokenizer
@@ -73,6 +74,19 @@ def test_a_score_that_is_not_asked_for_stays_and_what_lacks_is_counted(tmp_path:
     assert [(r.reward, r.cost) for r in found] == [(7.0, 1.0), (7.0, 0.0), (7.0, 1.0), (None, 0.0)]
     facts = read_manifest(tmp_path / "out").facts
     assert facts == {"responses": 4, "without_reward": 1, "without_cost": 0}
+
+
+def test_costs_by_category_are_those_of_the_source_of_the_cost(tmp_path: Path, world: Path) -> None:
+    model, names = tmp_path / "cost", ("hate", "drugs")
+    scorer = scorer_from(world / "policy", seed=1, categories=2)
+    save_scorer(scorer, load_tokenizer(world / "policy"), model, HeadSettings("cost", categories=names))
+    by_model = scored(tmp_path / "a", cost={"type": "model", "path": model})
+    assert {tuple(r.category_costs or ()) for r in by_model} == {names}
+    again = [str(tmp_path / "a" / "responses.jsonl")]
+    by_function = scored(tmp_path / "b", responses=again, cost=function("count_sweet"))
+    assert [r.category_costs for r in by_function] == [None] * 4  # and not those of the model before
+    rewarded = scored(tmp_path / "c", responses=again, reward=function("count_sweet"))
+    assert [r.category_costs for r in rewarded] == [r.category_costs for r in by_model]
 
 
 def test_policies_with_different_tokens_are_refused(tmp_path: Path, world: Path) -> None:

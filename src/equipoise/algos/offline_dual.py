@@ -7,9 +7,9 @@ D is convex with D′(λ) = limit − E[c] under that solution, so λ is where t
 With r = β·ln π_R/π_ref and c = −β·ln π_S/π_ref of two policies trained on preferences, and a limit that lies a
 margin below the mean cost, D/β is E_x[ln mean exp(ℓ_R + λℓ_S)] + λ·(KL(π_ref‖π_S) − margin/β): PeCAN.
 Left out: a policy that learns the solution (any preference method does, from pairs labelled by r − λc), and
-gradients: this is NumPy in float64, so that no model needs to be at hand.
-Letters: N responses, those of a prompt one after the other; P prompts. Sources: Huang et al. 2024,
-arXiv 2405.19544; for the step of C-DPO, Liu et al. 2024, arXiv 2403.02475.
+gradients: this is NumPy in float64, so that no model needs to be at hand. The step of C-DPO is `projected_step` of
+`lagrange`. Letters: N responses, those of a prompt one after the other; P prompts. Source: Huang et al. 2024,
+arXiv 2405.19544.
 """
 
 from typing import NamedTuple
@@ -109,21 +109,6 @@ def solve_lam(scores: Scores, beta: float, limit: float) -> float:
             fix="Raise the limit, draw more responses per prompt, or begin with a safer policy.",
         )
     return float(brentq(excess, 0.0, bracket, xtol=1e-12, rtol=1e-14))
-
-
-def dual_step(lam: float, mean_cost: float, *, lr: float, limit: float) -> float:
-    """Move λ by projected gradient ascent: λ ← [λ + α·(Ĵ_C − limit)]₊.
-
-    Args:
-        lam: λ ≥ 0 before the step.
-        mean_cost: Ĵ_C, the mean cost of what the policy trained at this λ answers.
-        lr: α > 0.
-        limit: The bound on the mean cost.
-
-    Returns:
-        λ ≥ 0 after the step. C-DPO, arXiv 2403.02475.
-    """
-    return max(0.0, lam + lr * (mean_cost - limit))
 
 
 def first_wins(first: Floats, second: Floats) -> Floats:

@@ -29,11 +29,10 @@ from equipoise.train.score_model import (
     Group,
     fitting_groups,
     group_micro_batches,
-    groups_per_batch,
     split_groups,
     take_survey,
 )
-from equipoise.train.setup import batch_at, length_sorted_batches, micro_batches
+from equipoise.train.setup import batch_at, groups_per_batch, length_sorted_batches, micro_batches
 from equipoise.train.sft import load_examples, split_examples
 
 T = TypeVar("T")
@@ -122,7 +121,7 @@ def score_model_work(config: ScoreModelConfig, processes: int = 1) -> Work:
     groups, _ = split_groups(fitting_groups(kind.load(config), tokenizer, config), config)
     survey = take_survey(tokenizer, groups, config.max_length)
     keys = tuple(group.length for group in groups)
-    size = groups_per_batch(groups, config.batch_size)
+    size = groups_per_batch([g.terms for g in groups], config.batch_size)
     batches, steps = _batches(keys, size, config, config.epochs, processes)
 
     def cut(batch: Sequence[int]) -> list[Sequence[Group]]:

@@ -178,7 +178,9 @@ class BestOf(Config):
     """Of n responses the one of highest reward among those within a cost limit is given."""
 
     n: int = Field(4, ge=1, description="Responses that are written for each one that is given.")
-    limit: float = Field(0.0, description="Highest cost that is accepted; a cost > 0 is unsafe.")
+    limit: float = Field(
+        0.0, allow_inf_nan=False, description="Highest cost that is accepted; a cost > 0 is unsafe."
+    )
     refusal: str | None = Field(
         None,
         min_length=1,

@@ -1,11 +1,12 @@
 """Stage `data pairs`: stored responses with rewards and costs → preference pairs by r − λc.
 
 A preference method that fits such pairs learns π ∝ π_ref·exp((r − λc)/β); λ is given, found from the same scores
-(MoCAN, and PeCAN on log-ratios), or one dual step after earlier pairs (C-DPO). No torch.
+(MoCAN, and PeCAN on log-ratios), or one dual step after earlier pairs (C-DPO, arXiv 2403.02475). No torch.
 Left out: the training (`equipoise direct`), and the scores themselves (`respond`, `score`).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise import artefact, stats
-from equipoise.algos.offline_dual import Scores, dual_step, first_wins, solve_lam, tilt
+from equipoise.algos.lagrange import LagrangeState, projected_step
+from equipoise.algos.offline_dual import Scores, first_wins, solve_lam, tilt
 from equipoise.data.jsonl import write_records
 from equipoise.data.load import load_responses
 from equipoise.data.source import DataSource, input_paths
@@ -150,8 +152,9 @@ def find_lam(scores: Scores, beta: float, limit: float) -> Multiplier:
 
     Returns:
         λ, and: the limit; D(λ); reward and cost of the reference; reward, cost, KL and effective number of
-        responses under the optimum; an interval of λ where it is not 0. Intervals are over prompts, that of λ by
-        the delta method; the limit counts as known.
+        responses under the optimum; an interval of λ. Intervals are over prompts, that of λ by the delta method;
+        the limit counts as known. None where λ is 0, or where the cost does not change with it: a range of λ
+        does as well, because in each prompt one response has all the weight.
 
     Raises:
         EvaluationError: No finite λ holds the limit, or there are fewer than two prompts.
@@ -161,11 +164,14 @@ def find_lam(scores: Scores, beta: float, limit: float) -> Multiplier:
     lam = solve_lam(scores, beta, limit)
     optimum = tilt(scores, lam, beta, limit)
     cost = stats.mean(optimum.costs)
-    half = (cost.high - cost.low) / 2
+    interval = None
+    if lam and optimum.slope:
+        half = (cost.high - cost.low) / 2 / -optimum.slope
+        interval = [max(0.0, lam - half), lam + half]
     facts = {
         "limit": limit,
         "dual": optimum.dual,
-        "lam_interval": [max(0.0, lam + half / optimum.slope), lam - half / optimum.slope] if lam else None,
+        "lam_interval": interval,
         "reference": {"reward": _estimate(means["rewards"]), "cost": _estimate(means["costs"])},
         "optimum": {
             "reward": _estimate(optimum.rewards),
@@ -179,11 +185,9 @@ def find_lam(scores: Scores, beta: float, limit: float) -> Multiplier:
 
 
 def _limit(settings: FoundLam | SteppedLam) -> float:
-    """The limit counted from cost 0; the mean that it counts from is over prompts."""
-    origin = [r for source in settings.limit_from for r in load_responses(source, "cost")]
-    if not origin:
-        return settings.limit
-    return settings.limit + float(np.mean([np.mean([r.cost for r in group]) for group in by_prompt(origin)]))
+    """The limit counted from cost 0; the mean that it counts from is over responses, as that of `ppo-lag`."""
+    costs = [r.cost for source in settings.limit_from for r in load_responses(source, "cost")]
+    return settings.limit + (float(np.mean(np.array(costs, dtype=float))) if costs else 0.0)
 
 
 def _estimate(values: stats.Floats) -> dict[str, Any]:
@@ -201,8 +205,8 @@ def _step_lam(settings: SteppedLam) -> Multiplier:
     answers = by_prompt([r for source in settings.answers for r in load_responses(source, "cost")])
     cost = stats.mean(np.array([np.mean([r.cost for r in group]) for group in answers], dtype=float))
     limit = _limit(settings)
-    lam = dual_step(before, cost.value, lr=settings.lr, limit=limit)
-    return Multiplier(lam, {"limit": limit, "lam_before": before, "cost_before": cost.model_dump()})
+    moved = projected_step(LagrangeState(before), cost.value - limit, lr=settings.lr, floor=0.0, ceiling=math.inf)
+    return Multiplier(moved.lam, {"limit": limit, "lam_before": before, "cost_before": cost.model_dump()})
 
 
 def _scores(groups: Groups) -> Scores:
@@ -220,20 +224,31 @@ def _check_reference(sources: Sequence[DataSource], groups: Groups) -> None:
             fix="Give the responses of one policy, the one that training starts from.",
         )
     for source in sources:
-        path = Path(source.path)
-        folder = path if path.is_dir() else path.parent
-        if not (folder / artefact.MANIFEST).exists():
-            continue
-        sampling = artefact.read_manifest(folder).config.get("sampling", {})
-        other = {name: sampling[name] for name in PLAIN if sampling.get(name, 1.0) != 1.0}
-        if other:
+        if why := [how for settings in _stages_behind(Path(source.path)) for how in _not_plain(settings)]:
             raise DataError(
                 "The responses were not drawn from the policy's own distribution.",
                 where=source.path,
-                why=", ".join(f"{name} was {value:g}" for name, value in other.items())
+                why=", ".join(why)
                 + "; λ and preference training both measure the distance from the policy as it is",
-                fix="Let `equipoise respond` draw with temperature, top_p and repetition_penalty at 1.",
+                fix="Let `equipoise respond` draw with temperature, top_p and repetition_penalty at 1, "
+                "and without best_of.",
             )
+
+
+def _stages_behind(path: Path) -> Iterator[dict[str, Any]]:
+    """Settings of the stage that wrote responses, and of those that wrote what it read, where they still lie."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / artefact.MANIFEST).exists():
+        settings = artefact.read_manifest(folder).config
+        yield settings
+        for source in settings.get("responses", ()):
+            yield from _stages_behind(Path(source["path"]))
+
+
+def _not_plain(settings: dict[str, Any]) -> list[str]:
+    sampling = settings.get("sampling", {})
+    changed = [f"{name} was {sampling[name]:g}" for name in PLAIN if sampling.get(name, 1.0) != 1.0]
+    return changed + (["each was the best of several"] if settings.get("best_of") else [])
 
 
 def _inputs(config: PairsConfig) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ from equipoise.rollout.config import (
 )
 from equipoise.rollout.opening import check_sampler, open_sampler
 from equipoise.rollout.sampler import Engine, Sampler
-from equipoise.rollout.score import ModelSource, open_score_source
+from equipoise.rollout.score import ModelSource, ScoreSource, open_score_source
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Rollout
 from equipoise.tokens.collate import collate_prompts
@@ -208,22 +208,35 @@ def attach_scores(
     Raises:
         EquipoiseError: A source cannot be opened or gives something else than one finite number per response.
     """
-    if reward is None and cost is None:
-        return list(responses)
-    found: list[dict[str, Any]] = [{} for _ in responses]
-    for name, config in (("reward", reward), ("cost", cost)):
-        if config is None:
-            continue
-        source = open_score_source(config, device=device)
-        if isinstance(source, ModelSource) and source.categories:
-            scores, costs = source.score_with_categories(responses)
-            for one, row in zip(found, costs, strict=True):
-                one["category_costs"] = dict(zip(source.categories, row, strict=True))
-        else:
-            scores = source.score(responses)
-        for one, score in zip(found, scores, strict=True):
-            one[name] = score
-    return [ScoredResponse(**{**dict(r), **one}) for r, one in zip(responses, found, strict=True)]
+    if reward is not None:
+        responses = with_rewards(responses, open_score_source(reward, device=device).score(responses))
+    return list(responses if cost is None else attach_costs(responses, open_score_source(cost, device=device)))
+
+
+def attach_costs(responses: Sequence[Response], source: ScoreSource) -> list[ScoredResponse]:
+    """The responses with their cost, and with those by category where the source is a cost model that has them."""
+    if isinstance(source, ModelSource) and source.categories:
+        costs, rows = source.score_with_categories(responses)
+        return with_costs(responses, costs, [dict(zip(source.categories, row, strict=True)) for row in rows])
+    return with_costs(responses, source.score(responses))
+
+
+def with_rewards(responses: Sequence[Response], rewards: Sequence[float]) -> list[ScoredResponse]:
+    """The responses with these rewards."""
+    return [
+        ScoredResponse(**{**dict(one), "reward": reward}) for one, reward in zip(responses, rewards, strict=True)
+    ]
+
+
+def with_costs(
+    responses: Sequence[Response], costs: Sequence[float], by_category: Sequence[dict[str, float]] | None = None
+) -> list[ScoredResponse]:
+    """The responses with these costs, and no others: those by category that another source gave are gone."""
+    rows: Sequence[dict[str, float] | None] = by_category or [None] * len(costs)
+    return [
+        ScoredResponse(**{**dict(one), "cost": cost, "category_costs": further})
+        for one, cost, further in zip(responses, costs, rows, strict=True)
+    ]
 
 
 def fitting_prompts(

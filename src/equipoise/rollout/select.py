@@ -60,26 +60,25 @@ def keep_best(sources: Sequence[DataSource], cost_limit: float) -> Kept:
         DataError: A source cannot be read, scores are missing, or no prompt is left.
     """
     responses = [r for source in sources for r in load_responses(source, "reward", "cost")]
-    groups = by_prompt(responses)
+    shown = [response for response in responses if response.finished and response.text.strip()]
     kept = []
-    for group in groups:
-        shown = [response for response in group if response.finished and response.text.strip()]
-        if not shown:
-            continue
-        rewards, costs = zip(*map(scores_of, shown), strict=True)
+    for group in by_prompt(shown):
+        rewards, costs = zip(*map(scores_of, group), strict=True)
         choice = best_under_limit(rewards, costs, cost_limit)
         if choice.is_within:
-            best = shown[choice.chosen]
+            best = group[choice.chosen]
             kept.append(_demonstrate(best.prompt, best.text))
     if not kept:
+        lowest = f", the lowest cost of these is {min(scores_of(r)[1] for r in shown):g}" if shown else ""
         raise DataError(
             f"No response costs at most {cost_limit:g}, so there is nothing to imitate.",
             where=", ".join(source.path for source in sources),
-            why=f"the lowest cost of {len(responses)} responses is {min(scores_of(r)[1] for r in responses):g}",
+            why=f"of {len(responses)} responses {len(shown)} are neither blank nor cut" + lowest,
             fix="Raise the limit, or draw more responses per prompt.",
         )
-    counts = {"responses": len(responses), "prompts": len(groups), "kept": len(kept)}
-    return kept, {**counts, "prompts_without": len(groups) - len(kept)}
+    prompts = len({response.prompt.id for response in responses})
+    counts = {"responses": len(responses), "prompts": prompts, "kept": len(kept)}
+    return kept, {**counts, "prompts_without": prompts - len(kept)}
 
 
 def keep_safe(sources: Sequence[DataSource]) -> Kept:

@@ -110,7 +110,7 @@ class BestScored(Config):
     responses: tuple[DataSource, ...] = Field(
         min_length=1, description="Directories or files of responses with rewards and costs."
     )
-    cost_limit: float = Field(0.0, description="Highest cost of a response that may be kept.")
+    cost_limit: float = Field(0.0, allow_inf_nan=False, description="Highest cost of a response that may be kept.")
 
 
 class LabelledSafe(Config):

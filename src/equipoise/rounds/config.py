@@ -62,7 +62,7 @@ class RunConfig(Config):
     threads: int | None = Field(None, ge=1, description="CPU threads of each stage; unset: all cores.")
     title: str = Field("Safe RLHF report", description="Heading of the report.")
     notes: tuple[str, ...] = Field((), description="What the report's reader must know.")
-    limit_from: Literal["zero", "labels"] = Field(
+    limit_from: LimitOrigin = Field(
         "zero",
         description="Where the limits of `ppo_lag.constraint` count from: cost 0, or the mean cost of the answers "
         "that were labelled safe in the same round.",
@@ -109,7 +109,7 @@ class PpoLagVariant(Config):
     name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
     reward: str = Field("", description="Which of `rewards` it is trained on; empty: the run's own reward model.")
     cost: str = Field("", description="Which of `costs` constrains it; empty: the run's own cost model.")
-    limit_from: Literal["zero", "labels"] | None = Field(
+    limit_from: LimitOrigin | None = Field(
         None, description="Where its limits count from; unset: as the run says."
     )
     ppo_lag: Tree = Field({}, description="Laid over the settings of `ppo-lag`.")

@@ -81,8 +81,10 @@ class Plan:
             Its directory.
 
         Raises:
-            ConfigError: A setting is wrong; names the step.
+            ConfigError: A setting is wrong, or there is such a step; names the step.
         """
+        if name in [step.name for step in self.steps]:
+            raise ConfigError(f"Two steps would write to {name}.", fix="Give one of the variants another name.")
         out = self.path(name)
         wired = {"out": out, **({"seed": self.config.seed} if "seed" in stage.config.model_fields else {})}
         self.steps.append(

@@ -25,14 +25,13 @@ from equipoise.stats import wilson
 from equipoise.tokens.template import load_tokenizer
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.direct_config import DirectConfig, Modpo
-from equipoise.train.direct_frozen import ask_reference, check_frozen, longest, score_other, sequence_log_probs
+from equipoise.train.direct_frozen import ask_reference, check_frozen, longest, score_other, shared_log_probs
 from equipoise.train.direct_methods import choose_loss
 from equipoise.train.direct_pairs import (
     Chosen,
     Item,
     choose_pairs,
     collate,
-    groups_per_batch,
     split,
     tokenize,
 )
@@ -54,6 +53,7 @@ from equipoise.train.processes import (
 from equipoise.train.setup import (
     apply_gradients,
     finite,
+    groups_per_batch,
     learning_rate,
     length_sorted_batches,
     make_optimizer,
@@ -90,7 +90,7 @@ def train_direct(config: DirectConfig) -> Path:
     check_frozen(config, tokenizer)
     train, held_out = split(tokenize(chosen, tokenizer, config), config)
     lengths = tuple(one.shape.length for one in train)
-    size = groups_per_batch(train, config.batch_size)
+    size = groups_per_batch([len(one.group.pairs) for one in train], config.batch_size)
     per_epoch = len(_batches(lengths, size, config, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
     mesh = open_mesh(config.hardware, accelerator)
@@ -182,7 +182,7 @@ def _held_out_facts(
     if not items:
         return facts
     answers = [answer for item in items for answer in item.tokenized.answers]
-    log_probs = torch.tensor(sequence_log_probs(model, tokenizer, answers, config, accelerator))
+    log_probs = torch.tensor(shared_log_probs(model, tokenizer, answers, config, accelerator))
     data = collate(tokenizer, items)
     ratios = log_probs - data.ref_log_probs
     loss, stats = choose_loss(config.method, config.beta)(
@@ -216,9 +216,8 @@ def _warn(log: RunLog, chosen: Chosen, held_out: int, config: DirectConfig) -> N
 
 def _micro_batches(items: Sequence[Item], config: DirectConfig) -> list[Sequence[Item]]:
     """The groups that go through the network together: about `micro_batch` pairs each, or by `micro_tokens`."""
-    groups = [item.tokenized for item in items]
-    size = None if config.micro_batch is None else groups_per_batch(groups, config.micro_batch)
-    return micro_batches(items, [group.shape for group in groups], size, config.micro_tokens)
+    size = groups_per_batch([len(item.pairs) for item in items], config.micro_batch)
+    return micro_batches(items, [item.tokenized.shape for item in items], size, config.micro_tokens)
 
 
 def _batches(

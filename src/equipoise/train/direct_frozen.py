@@ -5,7 +5,6 @@ Neither is needed during training, so neither stays in memory. A resumed run ask
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -18,12 +17,11 @@ from equipoise.models.score_head import read_head_settings
 from equipoise.records import Response
 from equipoise.rollout.config import ModelScore
 from equipoise.rollout.score import open_score_source
-from equipoise.tokens.batches import Shape, parts_by_length
-from equipoise.tokens.collate import Example, collate_sft
+from equipoise.tokens.collate import Example
 from equipoise.tokens.template import load_tokenizer
 from equipoise.train.direct_config import DirectConfig, Modpo
 from equipoise.train.direct_pairs import Group, Item, Tokenized
-from equipoise.train.forward import target_log_probs
+from equipoise.train.forward import sequence_log_probs
 from equipoise.train.memory import SCORING, memory_for
 from equipoise.train.processes import gather, share
 from equipoise.train.sharded import load_device, shard_network, shard_source, whole
@@ -110,26 +108,20 @@ def ask_reference(
     ref = start if config.ref is None else _load_reference(config, tokenizer, groups, accelerator, mesh)
     answers = [answer for one in groups for answer in one.answers]
     with memory_for("computing the reference's log-probabilities", SCORING), whole(ref):
-        values = iter(sequence_log_probs(ref, tokenizer, answers, config, accelerator))
+        values = iter(shared_log_probs(ref, tokenizer, answers, config, accelerator))
     return [Item(one, tuple(next(values) for _ in one.answers)) for one in groups]
 
 
-@torch.no_grad()
-def sequence_log_probs(
+def shared_log_probs(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     answers: Sequence[Example],
     config: DirectConfig,
     accelerator: Accelerator,
 ) -> list[float]:
-    """Σ_t ln π(a_t) of each response in nats, end token included; the same list in every process."""
-    mine = share(answers, accelerator)
-    size = 2 * (config.micro_batch or config.batch_size)
-    values = [0.0] * len(mine)
-    for part in parts_by_length([Shape(1, len(answer.ids)) for answer in mine], size, config.micro_tokens):
-        batch = collate_sft(tokenizer, [mine[n] for n in part]).to(accelerator.device)
-        for n, value in zip(part, target_log_probs(model, batch).sum(dim=1).tolist(), strict=True):
-            values[n] = value
+    """`sequence_log_probs` of all responses, each process asking for its share; the same list in every one."""
+    mine, size = share(answers, accelerator), 2 * (config.micro_batch or config.batch_size)
+    values = sequence_log_probs(model, tokenizer, mine, accelerator.device, size, config.micro_tokens)
     return gather(values, accelerator)
 
 

@@ -168,11 +168,6 @@ def split(groups: Sequence[Tokenized], config: DirectConfig) -> Split:
     return halves
 
 
-def groups_per_batch(groups: Sequence[Tokenized], pairs: int) -> int:
-    """How many prompts make about `pairs` pairs."""
-    return max(1, round(pairs * len(groups) / sum(len(one.group.pairs) for one in groups)))
-
-
 def collate(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> DirectBatch:
     """Some groups as one batch, padded on the right."""
     answers = [answer for item in items for answer in item.tokenized.answers]

@@ -4,13 +4,17 @@ Positions: the logits and values that belong to response token t are read one po
 ones stand at the last prompt token. Letters: B sequences, P prompt, R response tokens, L = P + R, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from equipoise.algos.logprobs import response_log_probs, token_log_probs
 from equipoise.models.lm_head import from_logits
 from equipoise.rollout.config import Sampling
-from equipoise.tokens.batches import Rollout, SftBatch, aligned
+from equipoise.tokens.batches import Rollout, SftBatch, aligned, parts_by_length
+from equipoise.tokens.collate import Example, collate_sft
 
 
 def target_log_probs(model: nn.Module, batch: SftBatch) -> Tensor:
@@ -32,6 +36,33 @@ def target_log_probs(model: nn.Module, batch: SftBatch) -> Tensor:
     picked = nn.functional.pad(targets, (0, 1))
     taken = from_logits(model, batch.input_ids, batch.attention_mask, picked, log_probs)
     return torch.zeros_like(targets, dtype=taken.dtype).masked_scatter(targets, taken)
+
+
+@torch.no_grad()
+def sequence_log_probs(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[Example],
+    device: torch.device,
+    size: int,
+    tokens: int | None = None,
+) -> list[float]:
+    """Σ_t ln π(a_t) of each response in nats, end token included where it has one.
+
+    Args:
+        model: A causal LM.
+        tokenizer: Its tokenizer.
+        answers: The responses, each after its prompt.
+        device: Where the model is.
+        size: The most responses of a forward pass.
+        tokens: Or: the most tokens of one, padding included.
+    """
+    values = [0.0] * len(answers)
+    for part in parts_by_length([answer.shape for answer in answers], size, tokens):
+        batch = collate_sft(tokenizer, [answers[n] for n in part]).to(device)
+        for n, value in zip(part, target_log_probs(model, batch).sum(dim=1).tolist(), strict=True):
+            values[n] = value
+    return values
 
 
 def actor_log_probs(model: nn.Module, rollout: Rollout, sampling: Sampling) -> Tensor:

@@ -5,9 +5,8 @@ it knows one that no sampler asks: β·ln(π/π_ref) of a policy that was traine
 its negative is a cost, where it was trained to prefer the safer. PeCAN finds λ from these.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,13 +19,13 @@ from equipoise.errors import ConfigError, DataError
 from equipoise.models.backbone import check_fit, load_causal_lm
 from equipoise.models.devices import pick_device, pick_dtype
 from equipoise.records import Response, ScoredResponse
-from equipoise.rollout.config import GuardScore, ModelScore
-from equipoise.rollout.respond import RESPONSES
+from equipoise.rollout.config import GuardScore, ModelScore, Precision
+from equipoise.rollout.respond import RESPONSES, attach_costs, with_costs, with_rewards
 from equipoise.rollout.score import open_score_source
-from equipoise.rollout.stored_config import LogRatioScore, ScoreConfig, StoredScore
-from equipoise.tokens.collate import Example, collate_sft
+from equipoise.rollout.stored_config import LogRatioScore, ScoreConfig
+from equipoise.tokens.collate import Example
 from equipoise.tokens.template import end_id, load_tokenizer, many_prompt_ids, many_response_ids
-from equipoise.train.forward import target_log_probs
+from equipoise.train.forward import sequence_log_probs
 
 
 def score_stored(config: ScoreConfig) -> Path:
@@ -47,26 +46,32 @@ def score_stored(config: ScoreConfig) -> Path:
     if build.is_finished:
         return config.out
     responses = [response for source in config.responses for response in load_responses(source)]
-    asked: tuple[tuple[Literal["reward", "cost"], StoredScore | None], ...] = (
-        ("reward", config.reward),
-        ("cost", config.cost),
-    )
-    for name, source in asked:
-        if source is not None:
-            sign = -1.0 if name == "cost" and isinstance(source, LogRatioScore) else 1.0
-            scores = _ask(source, responses, config)
-            pairs = zip(responses, scores, strict=True)
-            responses = [r.model_copy(update={name: sign * score}) for r, score in pairs]
+    device = pick_device(config.device)
+    match config.reward:
+        case None:
+            pass
+        case LogRatioScore() as source:
+            responses = with_rewards(responses, _log_ratios(source, responses, config.precision, device))
+        case other:
+            responses = with_rewards(responses, open_score_source(other, device=device).score(responses))
+    match config.cost:
+        case None:
+            pass
+        case LogRatioScore() as source:
+            ratios = _log_ratios(source, responses, config.precision, device)
+            responses = with_costs(responses, [-ratio for ratio in ratios])
+        case other:
+            responses = attach_costs(responses, open_score_source(other, device=device))
     write_records(config.out / RESPONSES, responses)
-    without = {f"without_{name}": sum(getattr(r, name) is None for r in responses) for name, _ in asked}
-    artefact.finish(build, {"responses": len(responses), **without})
+    facts = {"responses": len(responses), "without_reward": sum(r.reward is None for r in responses)}
+    artefact.finish(build, facts | {"without_cost": sum(r.cost is None for r in responses)})
     return config.out
 
 
-def _ask(source: StoredScore, responses: Sequence[ScoredResponse], config: ScoreConfig) -> list[float]:
-    device = pick_device(config.device)
-    if not isinstance(source, LogRatioScore):
-        return open_score_source(source, device=device).score(responses)
+def _log_ratios(
+    source: LogRatioScore, responses: Sequence[ScoredResponse], precision: Precision, device: torch.device
+) -> list[float]:
+    """β·ln(π/π_ref) of each response."""
     tokenizer = load_tokenizer(source.policy)
     if load_tokenizer(source.ref).get_vocab() != tokenizer.get_vocab():
         raise ConfigError(
@@ -76,7 +81,7 @@ def _ask(source: StoredScore, responses: Sequence[ScoredResponse], config: Score
         )
     examples = _examples(tokenizer, responses, source.max_length)
     both = [
-        _log_probs(path, tokenizer, examples, source, device, pick_dtype(config.precision, device))
+        _log_probs(path, tokenizer, examples, source, device, pick_dtype(precision, device))
         for path in (source.policy, source.ref)
     ]
     return [source.beta * (own - ref) for own, ref in zip(*both, strict=True)]
@@ -100,7 +105,6 @@ def _examples(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Response],
     return examples
 
 
-@torch.no_grad()
 def _log_probs(
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -109,20 +113,10 @@ def _log_probs(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[float]:
-    """Ln π(y|x) of each response, in nats; one policy at a time is in memory."""
+    """`sequence_log_probs` of each response; one policy at a time is in memory."""
     model = load_causal_lm(path, dtype=dtype, device=device)
     check_fit(model, tokenizer, max(len(example.ids) for example in examples))
-    found = [0.0] * len(examples)
-    for rows in _by_length(examples, source.batch_size):
-        batch = collate_sft(tokenizer, [examples[i] for i in rows]).to(device)
-        for i, value in zip(rows, target_log_probs(model, batch).double().sum(dim=1).tolist(), strict=True):
-            found[i] = value
-    return found
-
-
-def _by_length(examples: Sequence[Example], size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids), reverse=True)
-    yield from (order[i : i + size] for i in range(0, len(order), size))
+    return sequence_log_probs(model, tokenizer, examples, device, source.batch_size)
 
 
 def _inputs(config: ScoreConfig) -> dict[str, Path]:

@@ -64,6 +64,7 @@ from equipoise.train.score_losses import (
 from equipoise.train.setup import (
     apply_gradients,
     finite,
+    groups_per_batch,
     learning_rate,
     length_sorted_batches,
     make_optimizer,
@@ -164,7 +165,10 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     pairs, labels = [pair for g in train for pair in g.pairs], [label for g in train for label in g.labels]
     category_labels = survey_categories(pairs, labels, kind.categories)
     survey = take_survey(tokenizer, (*train, *held_out), config.max_length)
-    lengths, size = tuple(group.length for group in train), groups_per_batch(train, config.batch_size)
+    lengths, size = (
+        tuple(group.length for group in train),
+        groups_per_batch([g.terms for g in train], config.batch_size),
+    )
     per_epoch = len(_batches(lengths, size, config.seed, 0, accelerator))
     total = math.ceil(config.epochs * per_epoch)
     mesh = open_mesh(config.hardware, accelerator)
@@ -328,16 +332,11 @@ def _accuracies(counts: Counts) -> dict[str, float]:
     return found
 
 
-def groups_per_batch(groups: Sequence[Group], terms: int | None) -> int:
-    """How many prompts make about `terms` terms of the loss; all of them when `terms` is unset."""
-    return len(groups) if terms is None else max(1, round(terms * len(groups) / sum(g.terms for g in groups)))
-
-
 def group_micro_batches(
     groups: Sequence[Group], survey: Survey, config: ScoreModelConfig, terms: int | None
 ) -> list[Sequence[Group]]:
     """The groups that go through the network together: about `terms` terms each, or as `micro_tokens` says."""
-    size = groups_per_batch(groups, terms) if groups else None
+    size = groups_per_batch([g.terms for g in groups], terms) if groups else None
     return micro_batches(groups, [survey.shapes[g.prompt.id] for g in groups], size, config.micro_tokens)
 
 

@@ -180,6 +180,11 @@ def finite(value: float, name: str, step: int, batch: Sequence[object]) -> float
     return value
 
 
+def groups_per_batch(sizes: Sequence[int], wanted: int | None) -> int:
+    """How many groups of these sizes hold about `wanted` items together; all of them when it is unset."""
+    return len(sizes) if wanted is None else max(1, round(wanted * len(sizes) / sum(sizes)))
+
+
 def micro_batches(
     items: Sequence[T], shapes: Sequence[Shape], size: int | None, tokens: int | None
 ) -> list[Sequence[T]]:
