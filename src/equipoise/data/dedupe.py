@@ -1,6 +1,7 @@
 """Repeats: records said twice, and prompts that read the same."""
 
 from collections.abc import Callable, Hashable, Iterable
+from functools import cache
 from typing import TypeVar
 from unicodedata import category, normalize
 
@@ -24,7 +25,7 @@ def reading_key(prompt: Prompt) -> tuple[tuple[str, str], ...]:
 
 def words_of(text: str) -> str:
     """The letters and digits of a text as lower-case words; signs on a letter (vowels, accents) belong to it."""
-    return " ".join(normalize("NFC", text.casefold()).translate(_LETTERS).split())
+    return " ".join(normalize("NFC", text.casefold()).translate(_letters()).split())
 
 
 class _Letters(dict[int, str]):
@@ -36,4 +37,6 @@ class _Letters(dict[int, str]):
         return self[code]
 
 
-_LETTERS = _Letters()
+@cache
+def _letters() -> _Letters:
+    return _Letters()
