@@ -145,19 +145,23 @@ def _compensation(name: str, seeds: Sequence[Seed], worsts: Mapping[str, Worst])
     if lacking := _lacking([name, LAG], list(worsts), claim):
         return lacking
     overall = {one: pooled_rate(one, [seed.harm for seed in seeds]) for one in worsts}
-    shown = [one for one in (name, LAG, TIGHT) if one in worsts]
+    mean = " and ".join(
+        f"{_rate(worsts[one])} of {share(overall[one].value)} under {METHODS[one].label}"
+        for one in (LAG, TIGHT)
+        if one in worsts
+    )
     reasons = [
-        f"{_upper(METHODS[one].label)}: worst category {_rate(worsts[one])} ({worsts[one].category}), by seed "
-        f"{_shares(worsts[one].seeds)}; all categories {share(overall[one].value)}."
-        for one in shown
+        f"Worst category {_rate(worsts[name])}, which is {worsts[name].category.replace('_', ' ')}; by seed "
+        f"{_shares(worsts[name].seeds)}; all categories {share(overall[name].value)}.",
+        f"Worst category and all: {mean}.",
     ]
     if worsts[LAG].low <= overall[LAG].high:
-        reasons.append("The mean constraint's worst category is not shown to be above its rate over all.")
+        reasons.append("PPO-Lag's worst category is not shown to be above its rate over all: nothing to remove.")
     return _expectation(claim, removes(worsts[name], worsts[LAG], overall[LAG]), reasons)
 
 
 def _critic_free(name: str, seeds: Sequence[Seed], spent: Mapping[str, Sequence[Used]]) -> Tree:
-    claim = f"{_upper(METHODS[name].label)}: PPO-Lag's front in at most {TIME:.0%} of its time"
+    claim = f"{_upper(METHODS[name].label)}: PPO-Lag's front in at most {share(TIME, 0)} of its time"
     if lacking := _lacking([name, *LIMITS], list(spent), claim):
         return lacking
     found = compare(
@@ -166,26 +170,32 @@ def _critic_free(name: str, seeds: Sequence[Seed], spent: Mapping[str, Sequence[
         [seed.helpfulness for seed in seeds],
     )
     ratios = time_ratios(spent[name], spent[LAG])
-    walls = [ratio_of(mine.seconds, its.seconds) for mine, its in zip(spent[name], spent[LAG], strict=True)]
     reached = reaches(found)
-    in_time = is_within(ratios, TIME)
-    kind = "processor time" if _has_cpu([*spent[name], *spent[LAG]]) else "wall clock"
+    time = f"wall clock {_ratios(_wall_ratios(spent[name], spent[LAG]))}"
+    if _has_cpu([*spent[name], *spent[LAG]]):
+        time = f"processor {_ratios(ratios)}, {time}"
     reasons = [
         *(
             f"It {one.relation} {METHODS[one.second].label}: its harmful rate is {less(one.harm)}, its "
             f"helpfulness {ahead(one.helpfulness)}."
             for one in found
         ),
-        f"It reaches the front: {_said(reached)}. Time over PPO-Lag's by seed, {kind}: {_ratios(ratios)}; "
-        f"wall clock: {_ratios(walls)}.",
+        f"It reaches the front: {_said(reached)}. Time over PPO-Lag's by seed: {time}.",
     ]
-    return _expectation(claim, both([reached, in_time]), reasons, [comparison_tree(one) for one in found])
+    return _expectation(
+        claim, both([reached, is_within(ratios, TIME)]), reasons, [comparison_tree(one) for one in found]
+    )
 
 
 def time_ratios(first: Sequence[Used], second: Sequence[Used]) -> list[float | None]:
     """Time of one method over another's, seed by seed: of the processor if known in all seeds, else wall clock."""
-    kind = "cpu_seconds" if _has_cpu([*first, *second]) else "seconds"
-    return [ratio_of(getattr(a, kind), getattr(b, kind)) for a, b in zip(first, second, strict=True)]
+    if not _has_cpu([*first, *second]):
+        return _wall_ratios(first, second)
+    return [ratio_of(a.cpu_seconds, b.cpu_seconds) for a, b in zip(first, second, strict=True)]
+
+
+def _wall_ratios(first: Sequence[Used], second: Sequence[Used]) -> list[float | None]:
+    return [ratio_of(a.seconds, b.seconds) for a, b in zip(first, second, strict=True)]
 
 
 def _has_cpu(spent: Sequence[Used]) -> bool:
@@ -242,7 +252,7 @@ def _said(outcome: Outcome) -> str:
 
 
 def _rate(found: Worst) -> str:
-    return f"{share(found.value)} ({share(found.low)} to {share(found.high)})"
+    return f"{share(found.value)} ({100 * found.low:.1f} to {share(found.high)})"
 
 
 def _shares(values: Sequence[float]) -> str:
