@@ -9,7 +9,7 @@ SEEDS  ?= 0 1 2
 # OpenMP's threads spin while they wait, which starves whatever else runs on the same cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo paper test test-all check format wheel clean
+.PHONY: help setup demo paper methods test test-all check format wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,13 @@ paper: setup ## the paper's claims on the playground, some 25 minutes a seed (SE
 		$(BIN)/equipoise study playground paper --seed $$seed --out $(OUT)/seed-$$seed; \
 	done
 	$(BIN)/python benchmarks/paper $(SEEDS:%=$(OUT)/seed-%) --out $(OUT)
+
+methods: OUT = runs/methods
+methods: setup ## every constrained method on the playground, below 90 minutes a seed (SEEDS="0 1 2" OUT=runs/methods)
+	set -e; for seed in $(SEEDS); do \
+		$(BIN)/equipoise study playground methods --seed $$seed --out $(OUT)/seed-$$seed; \
+	done
+	$(BIN)/python benchmarks/methods $(SEEDS:%=$(OUT)/seed-%) --out $(OUT)
 
 test: setup ## the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest -m 'not slow and not gpu'

@@ -10,12 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from page import render
-from seeds import check_same, read_seed
-from summary import numbers_of
-
 from equipoise.artefact import write_json, write_text
 from equipoise.errors import EquipoiseError
+
+sys.path.append(str(Path(__file__).parents[1]))  # where `studies` is
+
+from page import render
+from seeds import POLICIES
+from studies.read import check_same, read_seed
+from summary import numbers_of
 
 
 def main() -> int:
@@ -24,8 +27,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="where paper.html and numbers.json go")
     arguments = parser.parse_args()
     try:
-        seeds = sorted((read_seed(path) for path in arguments.studies), key=lambda seed: seed.seed)
-        check_same(seeds)
+        seeds = sorted((read_seed(path, POLICIES) for path in arguments.studies), key=lambda seed: seed.seed)
+        check_same(seeds, POLICIES)
         numbers = numbers_of(seeds)
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out / "numbers.json", numbers)

@@ -1,19 +1,8 @@
 """Every number of the page: policies, claims with their outcome in words, cost models."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from claims import (
-    FAR_LESS,
-    Comparison,
-    Relation,
-    all_dominated,
-    compare,
-    gains_far_less,
-    is_worse,
-    reaches_beyond,
-)
-from estimates import Contrast, Measured, contrast, pooled_rate
+from claims import FAR_LESS, all_dominated, gains_far_less, is_worse, reaches_beyond
 from seeds import (
     CLASSIFIER,
     FIXED,
@@ -21,18 +10,18 @@ from seeds import (
     LIMITS,
     MIXED,
     PLAIN,
-    POLICIES,
     RANKING,
     SAFE_SFT,
-    SFT,
     ZERO,
-    Seed,
     cost_models,
+    elo_of,
     settings,
+    training_of,
 )
-
-from equipoise.evaluate.front import Point, front
-from equipoise.stats import Estimate
+from studies.estimates import Measured, contrast
+from studies.read import SFT, Seed
+from studies.relations import Comparison, Relation, compare
+from studies.words import Tree, ahead, comparison_tree, less, moves, points, policies_of
 
 LABELS = {
     SFT: "SFT",
@@ -50,7 +39,6 @@ LABELS = {
     ZERO[1]: "no sign term, limit at cost 0",
     ZERO[2]: "bare classifier, limit at cost 0",
 }
-Tree = dict[str, Any]
 
 
 def numbers_of(seeds: Sequence[Seed]) -> Tree:
@@ -100,7 +88,7 @@ def _beyond(harm: Sequence[Measured], helpfulness: Sequence[Measured]) -> Tree:
         "claim": "PPO-Lag reaches a point that no fixed ν dominates",
         "outcome": outcome,
         "reasons": [_against(limit, mine) for limit, mine in by_limit.items()],
-        "comparisons": [_comparison(c) for c in found],
+        "comparisons": [comparison_tree(c) for c in found],
     }
 
 
@@ -129,11 +117,11 @@ def _mixed(harm: Sequence[Measured], helpfulness: Sequence[Measured]) -> Tree:
         "claim": "One mixed label gains far less harmlessness",
         "outcome": gains_far_less(full, shortfall),
         "reasons": [
-            f"{LABELS[FULL]} {_moves(full)}, {LABELS[MIXED]} {_moves(mixed)}. Far less means below half of the "
+            f"{LABELS[FULL]} {moves(full)}, {LABELS[MIXED]} {moves(mixed)}. Far less means below half of the "
             f"first: half of it less the second is {points(shortfall)}.",
-            f"The helpfulness of {LABELS[MIXED]} is {_ahead(comparison.helpfulness)}.",
+            f"The helpfulness of {LABELS[MIXED]} is {ahead(comparison.helpfulness)}.",
         ],
-        "comparisons": [_comparison(comparison)],
+        "comparisons": [comparison_tree(comparison)],
     }
 
 
@@ -150,7 +138,7 @@ def _front_of(harm: Sequence[Measured], helpfulness: Sequence[Measured]) -> Tree
             f"Dominated by some limit: {', '.join(dominated) or 'none'}. "
             f"Better than each limit in something: {', '.join(beyond) or 'none'}."
         ],
-        "comparisons": [_comparison(c) for c in found],
+        "comparisons": [comparison_tree(c) for c in found],
     }
 
 
@@ -161,7 +149,7 @@ def _worse(
     same, *others = found = compare([(variant, original) for original in originals], harm, helpfulness)
     reasons = [
         f"{LABELS[variant].capitalize()} {same.relation} {LABELS[same.second]}: its harmful rate is "
-        f"{_less(same.harm)}, its helpfulness {_ahead(same.helpfulness)}."
+        f"{less(same.harm)}, its helpfulness {ahead(same.helpfulness)}."
     ]
     if others:
         dominated = [LABELS[c.second] for c in others if c.relation == "is dominated by"]
@@ -170,93 +158,17 @@ def _worse(
         "claim": claim,
         "outcome": is_worse([c.relation for c in found]),
         "reasons": reasons,
-        "comparisons": [_comparison(c) for c in found],
+        "comparisons": [comparison_tree(c) for c in found],
     }
-
-
-def points(found: Contrast) -> str:
-    """A difference of shares in percentage points, with the intervals over prompts and over seeds."""
-    return _with_intervals(found, 100.0, 1, " points")
-
-
-def _moves(gain: Contrast) -> str:
-    """What a policy does to the harmful rate of SFT."""
-    return f"{'raises' if gain.value < 0 else 'lowers'} the harmful rate by {points(_upright(gain))}"
-
-
-def _less(found: Contrast) -> str:
-    """A harm contrast, above 0 for less harm, as higher or lower."""
-    return f"{'higher' if found.value < 0 else 'lower'} by {points(_upright(found))}"
-
-
-def _ahead(found: Contrast) -> str:
-    return f"{'lower' if found.value < 0 else 'higher'} by {_with_intervals(_upright(found), 1.0, 3, '')}"
-
-
-def _upright(found: Contrast) -> Contrast:
-    """A difference so turned that it is not below 0."""
-    if found.value >= 0:
-        return found
-    t = found.over_seeds
-    return found._replace(
-        value=-found.value,
-        low=-found.high,
-        high=-found.low,
-        seeds=tuple(-value for value in found.seeds),
-        over_seeds=None if t is None else Estimate(value=-t.value, low=-t.high, high=-t.low, n=t.n),
-    )
-
-
-def _with_intervals(found: Contrast, scale: float, decimals: int, unit: str) -> str:
-    def span(low: float, high: float) -> str:
-        return f"{scale * low:.{decimals}f} to {scale * high:.{decimals}f}".replace("-", "−")
-
-    over = f", over seeds {span(found.over_seeds.low, found.over_seeds.high)}" if found.over_seeds else ""
-    value = f"{scale * found.value:.{decimals}f}".replace("-", "−")
-    return f"{value}{unit} ({span(found.low, found.high)}{over})"
 
 
 def _policies(seeds: Sequence[Seed]) -> list[Tree]:
-    rates = {name: pooled_rate(name, [seed.harm for seed in seeds]) for name in POLICIES}
-    helpful = {name: contrast({name: 1.0}, [seed.helpfulness for seed in seeds]) for name in POLICIES}
-    places = front([Point(name, rates[name], helpful[name]) for name in POLICIES])
-    return [
-        {
-            "name": place.name,
-            "label": LABELS[place.name],
-            "harm": rates[place.name].model_dump() | _per_seed([s.harm for s in seeds], place.name),
-            "over_refusal": pooled_rate(place.name, [s.refusal for s in seeds]).model_dump()
-            | _per_seed([s.refusal for s in seeds], place.name),
-            "helpfulness": _contrast(helpful[place.name]),
-            "is_on_front": place.is_on_front,
-            "helpful_elo": [s.elo[place.name].model_dump() for s in seeds] if place.name != SFT else None,
-            "reward": [s.scores[place.name][0] for s in seeds],
-            "cost": [s.scores[place.name][1] for s in seeds],
-            "training": [s.training[place.name]._asdict() for s in seeds if place.name in s.training],
-        }
-        for place in places
-    ]
+    return [policy | _of_training(seeds, policy["name"]) for policy in policies_of(seeds, LABELS)]
 
 
-def _per_seed(measured: Sequence[Measured], name: str) -> Mapping[str, Any]:
-    found = _contrast(contrast({name: 1.0}, measured))
-    return {"seeds": found["seeds"], "over_seeds": found["over_seeds"]}
-
-
-def _contrast(found: Contrast) -> Tree:
-    tree = found._asdict()
-    tree.pop("p")
-    return tree | {
-        "seeds": list(found.seeds),
-        "over_seeds": found.over_seeds.model_dump() if found.over_seeds else None,
-    }
-
-
-def _comparison(found: Comparison) -> Tree:
+def _of_training(seeds: Sequence[Seed], name: str) -> Tree:
+    training = [training_of(seed, name) for seed in seeds]
     return {
-        "first": found.first,
-        "second": found.second,
-        "relation": found.relation,
-        "harm": _contrast(found.harm) | {"p_holm": found.p_holm[0]},
-        "helpfulness": _contrast(found.helpfulness) | {"p_holm": found.p_holm[1]},
+        "helpful_elo": [elo_of(seed, name).model_dump() for seed in seeds] if name != SFT else None,
+        "training": [found._asdict() for found in training if found],
     }

@@ -15,15 +15,18 @@ from equipoise.evaluate.elo import Elo
 from equipoise.records import Prompt, ScoredResponse
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
-MODULES = ("estimates", "claims", "seeds", "summary", "page")
+OWN = ("claims", "seeds", "summary", "page")
+SHARED = ("estimates", "relations", "read", "page")
 
 
 @pytest.fixture
 def paper(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
     monkeypatch.syspath_prepend(str(FOLDER))
-    for module in MODULES:
+    for module in OWN:
         monkeypatch.delitem(sys.modules, module, raising=False)
-    return {module: importlib.import_module(module) for module in MODULES}
+    shared = {module: importlib.import_module(f"studies.{module}") for module in SHARED}
+    return shared | {"words": shared["page"]} | {module: importlib.import_module(module) for module in OWN}
 
 
 def measured(paper, prompts: str, **values: list[float]):
@@ -81,7 +84,7 @@ def contrast_of(paper, value: float, seeds: tuple[float, ...] = ()):
     ],
 )
 def test_a_direction_needs_chance_excluded_and_every_seed(paper, value, p, seeds, expected) -> None:
-    assert paper["claims"].direction(contrast_of(paper, value, seeds), p) == expected
+    assert paper["relations"].direction(contrast_of(paper, value, seeds), p) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,13 +100,13 @@ def test_a_direction_needs_chance_excluded_and_every_seed(paper, value, p, seeds
 )
 def test_how_one_policy_stands_to_another(paper, harm, helpfulness, relation) -> None:
     both = contrast_of(paper, harm), contrast_of(paper, helpfulness)
-    assert paper["claims"].Comparison("a", "b", *both, (0.01, 0.01)).relation == relation
+    assert paper["relations"].Comparison("a", "b", *both, (0.01, 0.01)).relation == relation
 
 
 def test_p_values_are_corrected_for_all_comparisons_of_a_claim(paper) -> None:
     seed = measured(paper, "pqrs", a=[0, 0, 0, 1], b=[1, 0, 1, 1])
     flat = measured(paper, "pqrs", a=[1, 1, 1, 1], b=[1, 1, 1, 1])
-    (found,) = paper["claims"].compare([("a", "b")], [seed], [flat])
+    (found,) = paper["relations"].compare([("a", "b")], [seed], [flat])
     assert found.p_holm == (pytest.approx(2 * 0.0832645, abs=1e-6), 1.0)
     assert found.harm.value == 0.5  # b does more harm, which speaks for a
 
@@ -180,7 +183,7 @@ def test_the_claims_follow_the_numbers_of_a_made_up_study(paper) -> None:
 
 def test_the_headline_counts_what_was_found(paper) -> None:
     claims = [{"outcome": outcome} for outcome in ("reproduced", "cannot tell", "reproduced", "not reproduced")]
-    said = paper["page"].headline(claims)
+    said = paper["words"].headline(claims, "claims of the paper")
     assert said == "Of 4 claims of the paper 2 reproduced, 1 did not reproduce and 1 could not be decided."
 
 
@@ -202,10 +205,8 @@ def seed(paper, tmp_path: Path):
         ]
         text = "\n".join(answer.model_dump_json() for answer in answers)
         (tmp_path / "answers" / name / "responses.jsonl").write_text(text)
-    elo = {name: Elo(value=None, low=9.0, high=None, n=5, status="above_all_data") for name in names}
-    training = {n: paper["seeds"].Training(0.8, 0.3, 50.0) for n in names if n not in ("sft", "safe-sft")}
     scores = dict.fromkeys(names, (0.5, -1.0))
-    return paper["seeds"].Seed(0, tmp_path, 9.0, harm, refusal, helpfulness, elo, scores, training)
+    return paper["read"].Seed(0, tmp_path, 9.0, harm, refusal, helpfulness, ("theft",) * 40, scores)
 
 
 def test_the_page_stands_alone_and_has_every_policy_and_claim(paper, seed, monkeypatch) -> None:
@@ -213,6 +214,11 @@ def test_the_page_stands_alone_and_has_every_policy_and_claim(paper, seed, monke
     monkeypatch.setattr(
         paper["summary"], "cost_models", lambda seeds: {"sign alone": [{"mean_safe_cost": -1.5}] * len(seeds)}
     )
+    elo = Elo(value=None, low=9.0, high=None, n=5, status="above_all_data")
+    training = paper["seeds"].Training(0.8, 0.3, 50.0)
+    monkeypatch.setattr(paper["summary"], "elo_of", lambda *_: elo)
+    without = ("sft", "safe-sft")
+    monkeypatch.setattr(paper["summary"], "training_of", lambda _, name: None if name in without else training)
     other = seed._replace(seed=1)
     for seeds in ([seed], [seed, other]):
         numbers = json.loads(json.dumps(paper["summary"].numbers_of(seeds)))
@@ -229,4 +235,4 @@ def test_the_page_stands_alone_and_has_every_policy_and_claim(paper, seed, monke
 
 def test_seeds_that_do_not_belong_together_are_refused(paper, seed) -> None:
     with pytest.raises(EvaluationError, match="same seed"):
-        paper["seeds"].check_same([seed, seed])
+        paper["read"].check_same([seed, seed], paper["seeds"].POLICIES)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from equipoise import artefact
 from equipoise.config import Config
 
 
@@ -29,3 +30,10 @@ def fail_in_one(config: Told) -> None:
     if accelerator.process_index == 1:
         raise ValueError("no luck")
     accelerator.wait_for_everyone()
+
+
+def finish_alone(config: Told) -> None:
+    """Finish a directory, at once if it is finished."""
+    build = artefact.start(config.out, "responses", config, {})
+    if not build.is_finished:
+        artefact.finish(build, {})

@@ -1,32 +1,33 @@
 """Runs a plan: what is finished is skipped, what is ready runs, up to `jobs` stages at once.
 
-Kill it at any moment and run it again: it goes on from the last finished piece. Lineage is in `run.json`, the
-results in `summary.json`. Left out: which steps there are (`plan`, `study`).
+Kill it at any moment and run it again: it goes on from the last finished piece. Lineage is in `run.json`, with
+what each step took; the results are in `summary.json`. Left out: which steps there are (`plan`, `study`), and how
+seconds and memory are measured (`meter`).
 """
 
 import io
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from equipoise.artefact import read_manifest, write_json
+from equipoise.artefact import STAGE, read_manifest, write_json
 from equipoise.config import config_hash, resolve_function
 from equipoise.report.config import ReportConfig
 from equipoise.report.history import Usage, summarise_run
 from equipoise.report.report import PAGE
 from equipoise.rounds.config import RunConfig
+from equipoise.rounds.meter import Meter, Taken, together
 from equipoise.rounds.plan import REPORT, Step, make_plan
 
 LINEAGE = "run.json"
@@ -36,9 +37,8 @@ SUMMARY = "summary.json"
 class Done(NamedTuple):
     """What a finished step tells the run."""
 
-    seconds: float  # wall clock, this time; near 0 when it was finished before
+    taken: Taken  # this time; next to nothing when it was finished before
     process: int
-    peak_memory: int  # bytes, of that process so far
 
 
 def run_rounds(config: RunConfig) -> Path:
@@ -78,12 +78,17 @@ def run_steps(steps: Sequence[Step], config: RunConfig) -> Usage:
     config.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     spent = _seconds_before(config.out)
+    begun = {step.name for step in steps if (config.out / step.name / STAGE).exists()}
+    taken = _taken_before(config.out)
     memory: dict[int, int] = {}
     for step, done in _execute(steps, config):
-        memory |= {part.process: part.peak_memory for part in done}
+        for part in done:
+            memory[part.process] = max(memory.get(part.process, 0), part.taken.peak)
+        if step.name not in begun:  # what an interrupted attempt took is not known
+            taken[step.name] = together([part.taken for part in done])
         seconds = spent + time.monotonic() - started
         print(f"[{seconds:6.0f} s] {step.name}: {_outcome(done)}", file=sys.stderr, flush=True)
-        _write_lineage(config, steps, seconds, sum(memory.values()))
+        _write_lineage(config, steps, (seconds, sum(memory.values())), taken)
     lineage = json.loads((config.out / LINEAGE).read_text(encoding="utf-8"))
     return Usage(
         seconds=lineage["seconds"],
@@ -149,7 +154,7 @@ def _run_step(step: Step, threads: int | None, place: Place | None = None) -> Do
     """
     import torch
 
-    started = time.monotonic()
+    meter = Meter()
     torch.set_num_threads(threads or os.cpu_count() or 1)
     stderr = sys.stderr
     try:
@@ -159,8 +164,7 @@ def _run_step(step: Step, threads: int | None, place: Place | None = None) -> Do
             resolve_function(step.function)(step.config)
     finally:
         sys.stderr = stderr
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Done(time.monotonic() - started, os.getpid(), peak * (1 if sys.platform == "darwin" else 1024))
+    return Done(meter.read(), os.getpid())
 
 
 def _joined(place: Place) -> AbstractContextManager[None]:
@@ -199,7 +203,7 @@ def _die_with_parent() -> None:
 
 
 def _outcome(done: Sequence[Done]) -> str:
-    seconds = max(part.seconds for part in done)
+    seconds = max(part.taken.seconds for part in done)
     return f"done in {seconds:.1f} s" if seconds > 1 else "done"
 
 
@@ -209,12 +213,28 @@ def _seconds_before(out: Path) -> float:
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
 
 
-def _write_lineage(config: RunConfig, steps: Sequence[Step], seconds: float, memory: int) -> None:
+def _taken_before(out: Path) -> dict[str, Taken]:
+    """What each finished step took in earlier attempts at this run, where that is known."""
+    path = out / LINEAGE
+    steps = json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else {}
+    return {name: Taken(**step["taken"]) for name, step in steps.items() if step.get("taken")}
+
+
+def _write_lineage(
+    config: RunConfig, steps: Sequence[Step], used: tuple[float, int], taken: Mapping[str, Taken]
+) -> None:
+    """Write what is finished; `used`: seconds and peak memory in bytes of the whole run so far."""
+    seconds, memory = used
     known: dict[str, Any] = {}
     for step in steps:
         if (config.out / step.name / "manifest.json").exists():
             manifest = read_manifest(config.out / step.name)
-            known[step.name] = {"fingerprint": manifest.fingerprint, "inputs": manifest.inputs}
+            mine = taken.get(step.name)
+            known[step.name] = {
+                "fingerprint": manifest.fingerprint,
+                "inputs": manifest.inputs,
+                "taken": mine._asdict() if mine else None,
+            }
     before = config.out / LINEAGE
     peak = json.loads(before.read_text(encoding="utf-8"))["peak_memory_bytes"] if before.exists() else 0
     tree = {
