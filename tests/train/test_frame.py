@@ -75,7 +75,7 @@ def test_kl_holds_a_standardised_policy_near_its_reference(world, tmp_path):
 
 
 def test_one_trunk_with_two_heads_learns_what_two_critics_learn(world, tmp_path):
-    shared = {"advantage": {"type": "gae", "shared_trunk": True}, "cost_critic": None}
+    shared = {"advantage": {"type": "gae", "shared_trunk": True}, "reward_critic": None}
     steps = run(
         tmp_path / "out", world, steps=30, cost=function("count_sweet"), **shared, actor_optimizer={"lr": 1e-9},
         critic_optimizer=QUICK, batch_size=32,
@@ -195,7 +195,7 @@ def test_a_group_that_nothing_was_seen_of_is_left_out():
             "compares the responses to one prompt",
         ),
         ({"advantage": {"type": "rloo"}, "samples_per_prompt": 4}, "reward_critic is set"),
-        ({"advantage": {"type": "gae", "shared_trunk": True}}, "cost_critic is set"),
+        ({"advantage": {"type": "gae", "shared_trunk": True}}, "reward_critic is set"),
         ({"constraint": {"type": "none"}, "cost_critic": None, "limit_from": [{"path": "x"}]}, "has no limit"),
         ({"constraint": {"type": "categories"}}, "needs a cost model with an output for each category"),
         ({"constraint": {"type": "rectified", "epsilon": 0}}, "greater than 0"),

@@ -34,7 +34,7 @@ class Gae(Config):
     clip_value: float = Field(5.0, gt=0, description="Range of the clipped value loss.")
     shared_trunk: bool = Field(
         False,
-        description="One critic with two heads, from the reward critic's start: one network less, and one pass.",
+        description="One critic with two heads, from the cost critic's start: one network less, and one pass.",
     )
 
 
@@ -137,12 +137,12 @@ class PpoLagConfig(TrainConfig):
         if not isinstance(self.advantage, Gae):
             return {}
         if self.advantage.shared_trunk:
-            return {"critic": self.streams}
+            return {"critic": self.streams[::-1]}
         return {f"{stream}_critic": (stream,) for stream in self.streams}
 
     @property
     def critic_starts(self) -> dict[str, Path]:
-        """Name of each critic → the scorer that it starts from; of one for both streams, that of the rewards."""
+        """Name of each critic → the scorer that it starts from; of one for both streams, that of the costs."""
         found = {}
         for name, (stream, *_) in self.critics.items():
             source: ScoreSourceConfig = getattr(self, stream)
