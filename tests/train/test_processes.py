@@ -85,7 +85,7 @@ def test_the_time_to_wait_for_other_processes_is_the_configured_one(world, tmp_p
     monkeypatch.setattr(processes, "Accelerator", lambda **settings: given.append(settings) or Two(0))
     monkeypatch.setattr(Two, "distributed_type", DistributedType.NO, raising=False)
     begin(sft(tmp_path, model=world, demonstrations=[{"path": "x"}], hardware={"device": "cpu", "timeout": 7}))
-    [handler] = given[0]["kwargs_handlers"]
+    handler, _ = given[0]["kwargs_handlers"]
     assert handler.timeout == timedelta(seconds=7)
 
 

@@ -222,10 +222,10 @@ def replay(out: Path, alone_out: Path, patch: Patch) -> None:
     real = native.NativeSampler.sample
     Now.samples = 0
 
-    def sample(self: Any, prompts: Any, sampling: Any, generator: torch.Generator) -> Rollout:
+    def sample(self: Any, prompts: Any, sampling: Any, generator: torch.Generator, samples: int = 1) -> Rollout:
         drawn = native.draw
         native.draw = DRAW
-        rollout = real(self, prompts, sampling, generator)
+        rollout = real(self, prompts, sampling, generator, samples)
         native.draw = drawn
         file = alone_out / f"rollout-{Now.samples % 24}.safetensors"  # 20 steps and 4 validations
         Now.samples += 1
