@@ -24,7 +24,7 @@ def scored():
         log_probs=torch.zeros(3, 2),
         finished=torch.tensor([True, False, True]),
     )
-    return ScoredRollout(rollout, torch.zeros(3, 2), torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3))
+    return ScoredRollout(rollout, torch.zeros(3, 2), torch.tensor([1.0, 2.0, 3.0]), *[torch.zeros(3)] * 3)
 
 
 def test_rows_are_taken_from_every_tensor_however_deep():
