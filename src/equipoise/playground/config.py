@@ -64,7 +64,6 @@ class WorldConfig(Config):
     out: Path = Field(Path("runs/world"), description="Directory to write.")
     seed: int = Field(0, ge=0, description="Seed of every choice.")
     demonstrations: int = Field(16000, ge=1, description="Conversations to train the SFT policy on.")
-    ptx: int = Field(2000, ge=1, description="The most harmless ones of these that go into `ptx.jsonl`.")
     prompts: int = Field(8000, ge=1, description="Training prompts for responding, labelling and RL.")
     validation: int = Field(400, ge=1, description="Prompts to evaluate on during RL.")
     held_out: HeldOut = Field(HeldOut(), description="Sizes of the evaluation set.")

@@ -1,8 +1,9 @@
 """The stage that writes a world directory: what real projects bring, made up.
 
-`base/` (untrained model), `demonstrations.jsonl`, `ptx.jsonl` (harmless ones among them), `prompts.jsonl`
-(training), `validation.jsonl`, `heldout.jsonl` and `wrappers.jsonl` (the training wrappers only). Validation and
-held-out prompts ask for combinations that no training text asks for; held-out wrappers occur nowhere else.
+`base/` (untrained model), `demonstrations.jsonl`, `ptx.jsonl` (the harmless ones), `prompts.jsonl` (training),
+`validation.jsonl`,
+`heldout.jsonl` and `wrappers.jsonl` (the training wrappers only). Validation and held-out prompts ask for
+combinations that no training text asks for; held-out wrappers occur nowhere else.
 """
 
 import json
@@ -44,7 +45,7 @@ def build(config: WorldConfig) -> Path:
     held_out = held_out_prompts(config.held_out, config.prompt_mix.multi_turn, config.seed)
     _write(build.out / "demonstrations.jsonl", (_demonstration(*pair) for pair in demonstrations))
     harmless = (pair for pair in demonstrations if pair[0].kind != "harmful")
-    _write(build.out / "ptx.jsonl", (_demonstration(*pair) for pair in islice(harmless, config.ptx)))
+    _write(build.out / "ptx.jsonl", (_demonstration(*pair) for pair in harmless))
     _write(build.out / "prompts.jsonl", prompts)
     _write(build.out / "validation.jsonl", validation)
     _write(build.out / "heldout.jsonl", held_out)
