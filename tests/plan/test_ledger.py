@@ -28,20 +28,26 @@ class RealLedger(Ledger):
         return func(*args, **kwargs)
 
 
+def sequences() -> tuple[Tensor, Tensor]:
+    """Ids and mask; no two prompts are the same."""
+    ids = torch.arange(ROWS)[:, None].expand(ROWS, LENGTH).contiguous()
+    return ids, torch.ones(ROWS, LENGTH, dtype=torch.bool)
+
+
 def policy_pass(model: LlamaForCausalLM) -> Tensor:
-    ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    ids, mask = sequences()
     rollout = Rollout(ids, mask, mask[:, -LIMIT:], torch.zeros(ROWS, LIMIT), mask[:, 0])
     return actor_log_probs(model, rollout, Sampling()).sum()
 
 
 def critic_pass(model: LlamaForCausalLM) -> Tensor:
-    ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    ids, mask = sequences()
     rollout = Rollout(ids, mask, mask[:, -LIMIT:], torch.zeros(ROWS, LIMIT), mask[:, 0])
     return critic_values(Critic(Scorer(model.model)), rollout).sum()
 
 
 def sft_pass(model: LlamaForCausalLM) -> Tensor:
-    ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.int64), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    ids, mask = sequences()
     targets = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
     targets[:, -LIMIT:] = True
     return target_log_probs(model, SftBatch(ids, mask, targets)).sum()

@@ -9,8 +9,10 @@ from equipoise.tokens.batches import (
     Shape,
     aligned,
     by_length,
+    families,
     on_device,
     parts_by_length,
+    prompt_lengths,
     rows,
     trim,
 )
@@ -77,3 +79,28 @@ def test_aligned_sequences_have_their_padding_behind_them():
     assert found.input_ids[found.attention_mask].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert found.attention_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     assert found.before.int().tolist() == [[1, 1, 0, 0, 0], [0, 1, 1, 1, 0]]
+
+
+def test_families_stay_together_and_go_by_their_longest_member():
+    shapes = [Shape(1, 4, 7), Shape(1, 9, 8), Shape(1, 6), Shape(1, 8, 7), Shape(1, 2, 8), Shape(1, 1)]
+    # alone 1 and 6, family 7 with 4 and 8, family 8 with 9 and 2
+    assert parts_by_length(shapes, 2) == [[5, 2], [0, 3], [1, 4]]
+    assert parts_by_length(shapes, None, 18) == [[5, 2, 0], [3, 1], [4]]  # 3·6, 2·9, 3·9 would be 27
+
+
+def test_neighbours_with_the_same_prompt_are_a_family():
+    ids = torch.tensor([[1, 2, 9, 9], [1, 2, 8, 8], [1, 2, 8, 8], [1, 3, 8, 8], [1, 2, 9, 9]])
+    assert families(ids, torch.tensor([2, 2, 3, 2, 2])).tolist() == [0, 0, 1, 2, 3]
+    assert families(ids[:1], torch.tensor([2])).tolist() == [0]
+
+
+def test_the_responses_to_a_prompt_are_in_one_part_of_a_rollout():
+    seen = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 1, 1, 0], [0, 1, 1, 1]]).bool()
+    ids = torch.tensor([[5, 6, 7, 0], [5, 6, 8, 7], [0, 6, 9, 0], [0, 6, 8, 9]])
+    rollout = Rollout(ids, seen, seen[:, 2:], torch.zeros(4, 2), seen[:, 3])
+    assert [part.tolist() for part in by_length(rollout, 2)] == [[2, 3], [0, 1]]
+
+
+def test_prompts_end_where_the_first_logits_of_a_response_stand():
+    before = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]).bool()
+    assert prompt_lengths(before).tolist() == [2, 1, 4]

@@ -71,7 +71,7 @@ def test_the_loss_hand_worked_and_unknown_labels_in_none_of_it() -> None:
     rows = torch.zeros(3, 1, dtype=torch.long)
     none = torch.zeros(0, dtype=torch.long)
     batch = CostBatch(
-        responses=ScoreBatch(rows, rows.bool()),
+        responses=ScoreBatch(rows, rows.bool(), torch.ones(len(rows)).long()),
         winners=none,
         losers=none,
         singles=torch.arange(3),

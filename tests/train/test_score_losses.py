@@ -22,7 +22,7 @@ SCORES = torch.tensor([2.0, -1.0, 3.0])
 def batch() -> CostBatch:
     rows = torch.zeros(3, 1, dtype=torch.long)
     return CostBatch(
-        responses=ScoreBatch(rows, rows.bool()),
+        responses=ScoreBatch(rows, rows.bool(), torch.ones(len(rows)).long()),
         winners=torch.tensor([0]),
         losers=torch.tensor([1]),
         singles=torch.tensor([2]),

@@ -9,7 +9,7 @@ import copy
 import inspect
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,8 @@ from equipoise.errors import ModelError
 from equipoise.models.adapters import has_adapter, save_adapter, save_model
 from equipoise.models.files import check_folder, quiet, replace_files
 from equipoise.models.four_bit import Quantize, loading_options, make_trainable
+from equipoise.models.sharing import share_prompts
+from equipoise.tokens.batches import prompt_lengths
 from equipoise.tokens.folder import model_folder
 from equipoise.tokens.template import end_id
 
@@ -174,11 +176,13 @@ def causal_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
     Returns:
         (B, L, V), in the model's type. Row t holds the logits of token t + 1.
     """
-    return cast("Tensor", model(**_causal_inputs(model, input_ids, attention_mask)).logits)
+    return cast("Tensor", model(**causal_pass(model, input_ids, attention_mask).inputs).logits)
 
 
 def logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
     """Next-token logits at some positions only; the head never sees the others.
+
+    What stands before the first of a sequence is its prompt, which neighbours may share.
 
     Args:
         model: The language model, wrapped or not.
@@ -192,21 +196,33 @@ def logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, picke
     head = cast("Any", getattr(model, "module", model)).get_output_embeddings()
     if head is None:
         return causal_logits(model, input_ids, attention_mask)[picked]
-    hook = head.register_forward_pre_hook(lambda _, hidden: hidden[0][picked].unsqueeze(0))
+    how = causal_pass(model, input_ids, attention_mask, prompt_lengths(picked))
+    hook = head.register_forward_pre_hook(lambda _, hidden: how.at(hidden[0], picked).unsqueeze(0))
     try:
-        return cast("Tensor", model(**_causal_inputs(model, input_ids, attention_mask)).logits[0])
+        return cast("Tensor", model(**how.inputs).logits[0])
     finally:
         hook.remove()
 
 
-def hidden_states(backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def hidden_states(
+    backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
+) -> Tensor:
     """The last hidden state of every token: (B, L) ids and bool mask → (B, L, H).
 
     Encoders number their positions themselves (RoBERTa not from 0), so they need their padding on the right.
+
+    Args:
+        backbone: The model.
+        input_ids: (B, L) int64.
+        attention_mask: (B, L) bool.
+        prompt_lengths: (B,) int64: neighbours with the same prompt may read it once; what stands at padding is
+            then arbitrary. Unset: each for itself.
     """
     if is_encoder(backbone):
         return cast("Tensor", backbone(input_ids, attention_mask=attention_mask.long()).last_hidden_state)
-    return cast("Tensor", backbone(**_causal_inputs(backbone, input_ids, attention_mask)).last_hidden_state)
+    inputs, place = causal_pass(backbone, input_ids, attention_mask, prompt_lengths)
+    states: Tensor = backbone(**inputs).last_hidden_state
+    return states if place is None else states.flatten(0, 1)[place]
 
 
 def is_encoder(model: PreTrainedModel) -> bool:
@@ -310,8 +326,21 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
         ) from error
 
 
-def _causal_inputs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    """What a causal model is called with.
+class CausalPass(NamedTuple):
+    """What a causal model is called with, and where its output for a token of the batch stands in its own."""
+
+    inputs: dict[str, Any]
+    place: Tensor | None  # (B, L) int64 into all tokens that it reads; None: (B, L) in order
+
+    def at(self, output: Tensor, picked: Tensor) -> Tensor:
+        """The outputs (N, …) for picked tokens, (B, L) bool, of the model's (…, …, …)."""
+        return output[picked] if self.place is None else output.flatten(0, 1)[self.place[picked]]
+
+
+def causal_pass(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
+) -> CausalPass:
+    """How a causal model reads a batch; arguments as in `hidden_states`, the model wrapped or not.
 
     No token sees those after it, so padding behind all real tokens needs no mask, and attention without one is
     faster: kernels skip what lies in the future.
@@ -322,8 +351,14 @@ def _causal_inputs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) 
     if "use_cache" in names:
         inputs["use_cache"] = False
     if bool(attention_mask[:, 0].all()):
-        return inputs
+        if prompt_lengths is None:
+            return CausalPass(inputs, None)
+        shared = share_prompts(inner, input_ids, attention_mask, prompt_lengths)
+        if shared is None:
+            return CausalPass(inputs, None)
+        inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], place = shared
+        return CausalPass(inputs, place)
     inputs["attention_mask"] = attention_mask.long()
     if "position_ids" in names:
         inputs["position_ids"] = position_ids(attention_mask)
-    return inputs
+    return CausalPass(inputs, None)

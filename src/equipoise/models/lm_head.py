@@ -13,7 +13,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
 from equipoise.errors import ModelError
-from equipoise.models.backbone import causal_logits, logits_at
+from equipoise.models.backbone import causal_pass, logits_at
+from equipoise.tokens.batches import prompt_lengths
 
 LOGITS = 2**24
 """The most logits in memory at once: 64 MiB in float32; what is computed from them takes some times as much."""
@@ -82,14 +83,15 @@ def _hidden_at(
 ) -> tuple[Tensor, Tensor]:
     """What the head is to see at the picked positions, (N, H), and the model's logits at the first, (1, V)."""
     seen: list[Tensor] = []
+    how = causal_pass(model, input_ids, attention_mask, prompt_lengths(picked))
 
     def keep_one(_: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-        seen.append(given[0][picked])
+        seen.append(how.at(given[0], picked))
         return seen[0][:1].unsqueeze(0)
 
     hook = head.register_forward_pre_hook(keep_one)
     try:
-        first = causal_logits(model, input_ids, attention_mask)[0]
+        first: Tensor = model(**how.inputs).logits[0]
     finally:
         hook.remove()
     return seen[0], first.detach()

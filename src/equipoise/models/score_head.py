@@ -64,17 +64,19 @@ class Scorer(nn.Module):
         if categories:
             self.category_head = nn.Linear(width, categories, dtype=torch.float32, device=backbone.device)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
         """Score whole conversations.
 
         Args:
             input_ids: (N, L) int64, padded on either side; for an encoder on the right.
             attention_mask: (N, L) bool.
+            prompt_lengths: (N,) int64: neighbours with the same prompt may read it once; unset: each for itself.
 
         Returns:
             (N,) float32; with K > 0 categories (N, 1 + K), the score first.
         """
-        hidden = _pooled(hidden_states(self.backbone, input_ids, attention_mask), attention_mask, self.pooling)
+        states = hidden_states(self.backbone, input_ids, attention_mask, prompt_lengths)
+        hidden = _pooled(states, attention_mask, self.pooling)
         score = _read(self.head, hidden)
         if self.category_head is None:
             return score
@@ -88,8 +90,10 @@ class Scorer(nn.Module):
         """
         return _read(self.head, self.token_states(input_ids, attention_mask))
 
-    def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The hidden state of every prefix: (B, L) ids and bool mask → (B, L, H).
+    def token_states(
+        self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
+        """The hidden state of every prefix: (B, L, H); arguments as in `forward`.
 
         Raises:
             ModelError: The backbone is an encoder, whose prefixes would see what comes after them.
@@ -99,7 +103,7 @@ class Scorer(nn.Module):
                 "An encoder cannot be a critic: each of its tokens sees those after it.",
                 fix="Start the critics from a causal backbone; an encoder may be the frozen reward or cost model.",
             )
-        return hidden_states(self.backbone, input_ids, attention_mask)
+        return hidden_states(self.backbone, input_ids, attention_mask, prompt_lengths)
 
 
 class Critic(nn.Module):
@@ -122,9 +126,9 @@ class Critic(nn.Module):
         for head in self.further.parameters():
             nn.init.zeros_(head)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The values of every prefix: (B, L) ids and bool mask → (B, L, heads) float32."""
-        hidden = self.scorer.token_states(input_ids, attention_mask)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
+        """The values of every prefix, (B, L, heads) float32; arguments as in `Scorer.forward`."""
+        hidden = self.scorer.token_states(input_ids, attention_mask, prompt_lengths)
         return torch.stack([_read(head, hidden) for head in (self.scorer.head, *self.further)], dim=-1)
 
 

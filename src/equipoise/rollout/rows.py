@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from equipoise.algos.masking import position_ids
 from equipoise.errors import ModelError
+from equipoise.models.sharing import takes_any_mask
 from equipoise.rollout.attention import NAME
 from equipoise.tokens.batches import PromptBatch, rows
 
@@ -62,18 +63,8 @@ class Rows(Protocol):
 
 
 def can_open(model: PreTrainedModel, length: int) -> bool:
-    """Whether rows may stand anywhere in the cache, hence enter while others write.
-
-    The model must take its positions from `position_ids` alone, and the mask of its attention as it is given; each
-    of its layers must see all `length` tokens of the longest sequence.
-    """
-    config = model.config
-    return (
-        "position_ids" in inspect.signature(model.forward).parameters
-        and config._attn_implementation in ("sdpa", NAME)
-        and not getattr(config, "alibi", False)
-        and all(_window(layer) >= length for layer in DynamicCache(config=config).layers)
-    )
+    """Whether rows may stand anywhere in the cache, hence enter while others write; see `takes_any_mask`."""
+    return takes_any_mask(model, length, attention=("sdpa", NAME))
 
 
 class OpenRows:
@@ -208,10 +199,3 @@ def _stacked(parts: Sequence[Tensor], columns: int) -> Tensor:
     for part, place in zip(parts, torch.split(whole, [len(part) for part in parts]), strict=True):
         place[:, :, end - part.shape[2] : end] = part
     return whole
-
-
-def _window(layer: Any) -> float:
-    """How many tokens a layer of a cache sees; 0 for layers that are no attention over keys and values."""
-    if type(layer) is DynamicSlidingWindowLayer:
-        return float(layer.sliding_window)
-    return float("inf") if type(layer) is DynamicLayer else 0.0

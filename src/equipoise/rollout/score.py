@@ -6,7 +6,7 @@ Sign: a cost > 0 is unsafe. Left out: KL terms and penalties, which the loop add
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, Protocol
 
 import openai
@@ -23,7 +23,7 @@ from equipoise.models.score_head import Kind, Scorer, load_scorer, read_head_set
 from equipoise.records import Response
 from equipoise.rollout.config import EndpointScore, FunctionScore, GuardScore, ModelScore, ScoreSourceConfig
 from equipoise.rollout.endpoint import ask, open_client
-from equipoise.tokens.batches import ScoreBatch
+from equipoise.tokens.batches import ScoreBatch, Shape, parts_by_length
 from equipoise.tokens.collate import collate_scores
 from equipoise.tokens.template import load_tokenizer
 
@@ -96,7 +96,7 @@ class ModelSource:
 
         def forward(chunk: Sequence[Response]) -> Tensor:
             batch = _collated(self.tokenizer, chunk, self.max_length).to(self.scorer.backbone.device)
-            outputs = self.scorer(batch.input_ids, batch.attention_mask).reshape(len(chunk), -1)
+            outputs = self.scorer(*astuple(batch)).reshape(len(chunk), -1)
             return normalize(outputs, self.normalizer)
 
         rows = _by_length(responses, self.batch_size, forward)
@@ -253,10 +253,11 @@ def _by_length(
     responses: Sequence[Response], size: int, forward: Callable[[Sequence[Response]], Tensor]
 ) -> list[list[float]]:
     """What `forward` (≤ size responses → (n, C)) gives for all responses, run on batches of similar length."""
-    order = sorted(range(len(responses)), key=lambda i: _characters(responses[i]), reverse=True)
-    chunks = [order[i : i + size] for i in range(0, len(order), size)]
+    numbers: dict[str, int] = {}
+    family = [numbers.setdefault(response.prompt.id, len(numbers)) for response in responses]
+    shapes = [Shape(1, _characters(response), one) for response, one in zip(responses, family, strict=True)]
     rows: list[list[float]] = [[]] * len(responses)
-    for chunk in chunks:
+    for chunk in parts_by_length(shapes, size):
         for i, row in zip(chunk, forward([responses[i] for i in chunk]).tolist(), strict=True):
             rows[i] = row
     return rows

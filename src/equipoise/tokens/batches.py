@@ -36,6 +36,7 @@ class ScoreBatch:
 
     input_ids: Tensor  # (N, L) int64
     attention_mask: Tensor  # (N, L) bool
+    prompt_lengths: Tensor  # (N,) int64: tokens before the response
 
     def to(self, device: torch.device | str) -> "ScoreBatch":
         """The same batch on `device`."""
@@ -153,17 +154,28 @@ class Shape(NamedTuple):
 
     rows: int
     length: int  # tokens of the longest sequence
+    family: int | None = None  # those with the same number begin with the same prompt
 
 
 def parts_by_length(shapes: Sequence[Shape], size: int | None, tokens: int | None = None) -> list[list[int]]:
     """Item numbers in parts, neighbours in length together; one part of all when both limits are unset.
+
+    Families stay together, for a pass reads their prompt once (`models.sharing`); they go by their longest member.
 
     Args:
         shapes: Of the items.
         size: The most items of a part.
         tokens: Or: the most tokens of a part, padding included; an item that has more is a part of its own.
     """
-    order = sorted(range(len(shapes)), key=lambda n: shapes[n].length)
+    longest: dict[int | None, int] = {}
+    for one in shapes:
+        longest[one.family] = max(one.length, longest.get(one.family, 0))
+
+    def place(number: int) -> tuple[int, int]:
+        _, length, family = shapes[number]
+        return (length, 0) if family is None else (longest[family], family)
+
+    order = sorted(range(len(shapes)), key=place)
     if tokens is not None:
         return _within_tokens(shapes, order, tokens)
     if size is not None:
@@ -173,22 +185,50 @@ def parts_by_length(shapes: Sequence[Shape], size: int | None, tokens: int | Non
 
 def _within_tokens(shapes: Sequence[Shape], order: Sequence[int], tokens: int) -> list[list[int]]:
     parts: list[list[int]] = []
-    together = 0
+    together = longest = 0
     for number in order:
         one = shapes[number]
-        together += one.rows
-        if not parts or together * one.length > tokens:
+        together, longest = together + one.rows, max(longest, one.length)
+        if not parts or together * longest > tokens:
             parts.append([])
-            together = one.rows
+            together, longest = one.rows, one.length
         parts[-1].append(number)
     return parts
 
 
 def by_length(rollout: Rollout, size: int | None, tokens: int | None = None) -> list[Tensor]:
     """Row numbers of a rollout as `parts_by_length` cuts them, prompts not padded: see `aligned`."""
-    lengths = rollout.attention_mask.sum(dim=-1)
-    shapes = [Shape(1, length) for length in lengths.tolist()]
-    return [torch.tensor(part, device=lengths.device) for part in parts_by_length(shapes, size, tokens)]
+    input_ids, attention_mask, before = aligned(rollout)
+    lengths, family = attention_mask.sum(dim=1).tolist(), families(input_ids, prompt_lengths(before)).tolist()
+    shapes = [Shape(1, *one) for one in zip(lengths, family, strict=True)]
+    return [torch.tensor(part, device=input_ids.device) for part in parts_by_length(shapes, size, tokens)]
+
+
+def prompt_lengths(before: Tensor) -> Tensor:
+    """How many tokens stand before each response.
+
+    Args:
+        before: (B, S) bool, True one position before each token of a response.
+
+    Returns:
+        (B,) int64.
+    """
+    return before.int().argmax(dim=1) + 1
+
+
+def families(input_ids: Tensor, prompt_lengths: Tensor) -> Tensor:
+    """Number the prompts: neighbours with the same one get the same number.
+
+    Args:
+        input_ids: (B, L) int64, each sequence from the left edge on.
+        prompt_lengths: (B,) int64.
+
+    Returns:
+        (B,) int64, from 0, ascending.
+    """
+    behind = torch.arange(input_ids.shape[1], device=input_ids.device) >= prompt_lengths[1:, None]
+    alike = ((input_ids[1:] == input_ids[:-1]) | behind).all(dim=1) & (prompt_lengths[1:] == prompt_lengths[:-1])
+    return torch.cat([alike.new_zeros(1), ~alike]).cumsum(dim=0)
 
 
 def trim(rollout: Rollout) -> Rollout:

@@ -50,7 +50,7 @@ class Example(NamedTuple):
     @property
     def shape(self) -> Shape:
         """Its part of a batch."""
-        return Shape(rows=1, length=len(self.ids))
+        return Shape(rows=1, length=len(self.ids), family=hash(tuple(self.ids[: self.target_from])))
 
 
 def sft_examples(
@@ -127,14 +127,16 @@ def collate_scores(
     """
     prompts = many_prompt_ids(tokenizer, [conversation for conversation, _ in answered])
     responses = many_response_ids(tokenizer, [text for _, text in answered])
-    end, joined, cut_prompts, cut_responses = end_id(tokenizer), [], 0, 0
+    end, joined, lengths, cut_prompts, cut_responses = end_id(tokenizer), [], [], 0, 0
     for whole, response in zip(prompts, responses, strict=True):
         prompt = _fitting_prompt(tokenizer, whole, max_length - 1 - min(1, len(response)), too_long)
         room = max_length - len(prompt) - 1
         cut_prompts += len(prompt) < len(whole)
         cut_responses += len(response) > room
         joined.append([*prompt, *response[:room], end])
-    return Collated(ScoreBatch(*_padded(tokenizer, joined)), Cut(cut_prompts, cut_responses))
+        lengths.append(len(prompt))
+    batch = ScoreBatch(*_padded(tokenizer, joined), torch.tensor(lengths))
+    return Collated(batch, Cut(cut_prompts, cut_responses))
 
 
 def collate_rewards(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from equipoise.algos.logprobs import response_log_probs, token_log_probs
 from equipoise.models.lm_head import from_logits
 from equipoise.rollout.config import Sampling
-from equipoise.tokens.batches import Rollout, SftBatch, aligned, parts_by_length
+from equipoise.tokens.batches import Rollout, SftBatch, aligned, parts_by_length, prompt_lengths
 from equipoise.tokens.collate import Example, collate_sft
 
 
@@ -114,7 +114,7 @@ def critic_values(critic: nn.Module, rollout: Rollout) -> Tensor:
     """
     mask = rollout.response_mask
     input_ids, attention_mask, before = aligned(rollout)
-    scores: Tensor = critic(input_ids, attention_mask)
+    scores: Tensor = critic(input_ids, attention_mask, prompt_lengths(before))
     return torch.stack(
         [torch.zeros_like(mask, dtype=one.dtype).masked_scatter(mask, one[before]) for one in scores.unbind(-1)]
     )
