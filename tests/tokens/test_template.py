@@ -145,3 +145,15 @@ def test_an_unknown_template_name_is_refused_with_the_nearest(tmp_path):
 def test_chatml_is_refused_where_its_tokens_are_missing(tmp_path):
     with pytest.raises(ConfigError, match="im_end"):
         load_tokenizer(make_tokenizer("llama", tmp_path), template="chatml")
+
+
+def test_conversations_that_occur_several_times_are_read_once(tokenizer_of, monkeypatch):
+    tokenizer = tokenizer_of("llama")
+    ask = [Message(role="user", content="how do i bake bread")], [Message(role="user", content="and cakes?")]
+    expected = [prompt_ids(tokenizer, ask[i]) for i in (0, 1, 0)]
+    read, real = [], tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        tokenizer, "apply_chat_template", lambda plain, **o: read.append(len(plain)) or real(plain, **o)
+    )
+    assert many_prompt_ids(tokenizer, [ask[0], list(ask[1]), ask[0]]) == expected
+    assert read == [2]

@@ -196,18 +196,18 @@ def logits_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, picke
     head = cast("Any", getattr(model, "module", model)).get_output_embeddings()
     if head is None:
         return causal_logits(model, input_ids, attention_mask)[picked]
-    how = causal_pass(model, input_ids, attention_mask, prompt_lengths(picked))
-    hook = head.register_forward_pre_hook(lambda _, hidden: how.at(hidden[0], picked).unsqueeze(0))
+    inputs, place = causal_pass(model, input_ids, attention_mask, prompt_lengths(picked))
+    hook = head.register_forward_pre_hook(lambda _, hidden: Placed(hidden[0], place).at(picked).unsqueeze(0))
     try:
-        return cast("Tensor", model(**how.inputs).logits[0])
+        return cast("Tensor", model(**inputs).logits[0])
     finally:
         hook.remove()
 
 
 def hidden_states(
     backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
-) -> Tensor:
-    """The last hidden state of every token: (B, L) ids and bool mask → (B, L, H).
+) -> "Placed":
+    """The last hidden state of every token.
 
     Encoders number their positions themselves (RoBERTa not from 0), so they need their padding on the right.
 
@@ -215,14 +215,16 @@ def hidden_states(
         backbone: The model.
         input_ids: (B, L) int64.
         attention_mask: (B, L) bool.
-        prompt_lengths: (B,) int64: neighbours with the same prompt may read it once; what stands at padding is
-            then arbitrary. Unset: each for itself.
+        prompt_lengths: (B,) int64: neighbours with the same prompt may read it once. Unset: each for itself.
+
+    Returns:
+        (…, …, H), placed.
     """
     if is_encoder(backbone):
-        return cast("Tensor", backbone(input_ids, attention_mask=attention_mask.long()).last_hidden_state)
-    inputs, place = causal_pass(backbone, input_ids, attention_mask, prompt_lengths)
-    states: Tensor = backbone(**inputs).last_hidden_state
-    return states if place is None else states.flatten(0, 1)[place]
+        inputs, place = {"input_ids": input_ids, "attention_mask": attention_mask.long()}, None
+    else:
+        inputs, place = causal_pass(backbone, input_ids, attention_mask, prompt_lengths)
+    return Placed(backbone(**inputs).last_hidden_state, place)
 
 
 def is_encoder(model: PreTrainedModel) -> bool:
@@ -326,15 +328,38 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
         ) from error
 
 
+class Placed(NamedTuple):
+    """What a model gives for each token that it reads, and where among these the tokens of a batch are."""
+
+    values: Tensor  # (U, S, …)
+    place: Tensor | None  # (B, L) int64 into U·S, arbitrary for padding; None: U, S are B, L, in order
+
+    def at(self, picked: Tensor) -> Tensor:
+        """Those of picked tokens: (B, L) bool, N of them True → (N, …)."""
+        if self.place is None:
+            return self.values[picked]
+        return self.values.flatten(0, 1).index_select(0, self.place[picked])
+
+    def one_each(self, columns: Tensor) -> Tensor:
+        """That of one token of each sequence: (B,) int64 columns → (B, …)."""
+        rows = torch.arange(len(columns), device=columns.device)
+        if self.place is None:
+            return self.values[rows, columns]
+        return self.values.flatten(0, 1).index_select(0, self.place[rows, columns])
+
+    def all(self) -> Tensor:
+        """Those of all tokens: (B, L, …)."""
+        if self.place is None:
+            return self.values
+        values = self.values.flatten(0, 1).index_select(0, self.place.flatten())
+        return values.reshape(*self.place.shape, *values.shape[1:])
+
+
 class CausalPass(NamedTuple):
-    """What a causal model is called with, and where its output for a token of the batch stands in its own."""
+    """What a causal model is called with, and where its output for a token is; see `Placed`."""
 
     inputs: dict[str, Any]
-    place: Tensor | None  # (B, L) int64 into all tokens that it reads; None: (B, L) in order
-
-    def at(self, output: Tensor, picked: Tensor) -> Tensor:
-        """The outputs (N, …) for picked tokens, (B, L) bool, of the model's (…, …, …)."""
-        return output[picked] if self.place is None else output.flatten(0, 1)[self.place[picked]]
+    place: Tensor | None
 
 
 def causal_pass(

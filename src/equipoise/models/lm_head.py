@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
 from equipoise.errors import ModelError
-from equipoise.models.backbone import causal_pass, logits_at
+from equipoise.models.backbone import Placed, causal_pass, logits_at
 from equipoise.tokens.batches import prompt_lengths
 
 LOGITS = 2**24
@@ -83,15 +83,15 @@ def _hidden_at(
 ) -> tuple[Tensor, Tensor]:
     """What the head is to see at the picked positions, (N, H), and the model's logits at the first, (1, V)."""
     seen: list[Tensor] = []
-    how = causal_pass(model, input_ids, attention_mask, prompt_lengths(picked))
+    inputs, place = causal_pass(model, input_ids, attention_mask, prompt_lengths(picked))
 
     def keep_one(_: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-        seen.append(how.at(given[0], picked))
+        seen.append(Placed(given[0], place).at(picked))
         return seen[0][:1].unsqueeze(0)
 
     hook = head.register_forward_pre_hook(keep_one)
     try:
-        first: Tensor = model(**how.inputs).logits[0]
+        first: Tensor = model(**inputs).logits[0]
     finally:
         hook.remove()
     return seen[0], first.detach()

@@ -21,7 +21,7 @@ from equipoise.algos.masking import last_true
 from equipoise.artefact import write_json
 from equipoise.errors import ModelError
 from equipoise.models.adapters import load_adapter, on_same_weights, save_model
-from equipoise.models.backbone import CPU, hidden_states, is_encoder, load_backbone
+from equipoise.models.backbone import CPU, Placed, hidden_states, is_encoder, load_backbone
 from equipoise.models.files import replace_files
 from equipoise.models.four_bit import Quantize
 from equipoise.models.normalize import Normalizer
@@ -88,12 +88,12 @@ class Scorer(nn.Module):
         Raises:
             ModelError: As in `token_states`.
         """
-        return _read(self.head, self.token_states(input_ids, attention_mask))
+        return _read(self.head, self.token_states(input_ids, attention_mask).values)
 
     def token_states(
         self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
-    ) -> Tensor:
-        """The hidden state of every prefix: (B, L, H); arguments as in `forward`.
+    ) -> Placed:
+        """The hidden state of every prefix, (…, …, H), placed; arguments as in `forward`.
 
         Raises:
             ModelError: The backbone is an encoder, whose prefixes would see what comes after them.
@@ -128,8 +128,9 @@ class Critic(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
         """The values of every prefix, (B, L, heads) float32; arguments as in `Scorer.forward`."""
-        hidden = self.scorer.token_states(input_ids, attention_mask, prompt_lengths)
-        return torch.stack([_read(head, hidden) for head in (self.scorer.head, *self.further)], dim=-1)
+        hidden, place = self.scorer.token_states(input_ids, attention_mask, prompt_lengths)
+        values = torch.stack([_read(head, hidden) for head in (self.scorer.head, *self.further)], dim=-1)
+        return Placed(values, place).all()
 
 
 def scorer_from(
@@ -305,17 +306,16 @@ def _score_alone(scorer: Scorer) -> Scorer:
     return alone.train(scorer.training)
 
 
-def _pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """(N, L, H) hidden states and (N, L) bool mask → (N, H)."""
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
+def _pooled(states: Placed, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Hidden states, and a (N, L) bool mask of what is real → (N, H)."""
     match pooling:
         case "last":
-            return hidden[rows, last_true(mask)]
+            return states.one_each(last_true(mask))
         case "cls":
-            return hidden[rows, mask.long().argmax(dim=-1)]
+            return states.one_each(mask.long().argmax(dim=-1))
         case "mean":
-            weights = mask.unsqueeze(-1).to(hidden.dtype)
-            return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+            weights = mask.unsqueeze(-1).to(states.values.dtype)
+            return (states.all() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _check_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:

@@ -88,11 +88,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 
 
 def many_prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]]) -> list[Ids]:
-    """`prompt_ids` of many conversations in one call. Special tokens inside a message's text stay plain text.
+    """`prompt_ids` of many conversations in one call, each distinct one read once.
+
+    Special tokens inside a message's text stay plain text.
 
     Raises:
         DataError: The tokenizer's chat template refuses a conversation (a system turn, two user turns in a row).
     """
+    distinct = list(dict.fromkeys(tuple(messages) for messages in conversations))
+    if len(distinct) < len(conversations):
+        known = dict(zip(distinct, many_prompt_ids(tokenizer, distinct), strict=True))
+        return [known[tuple(messages)] for messages in conversations]
     if not conversations:
         return []
     plain = [[{"role": m.role, "content": m.content} for m in messages] for messages in conversations]
