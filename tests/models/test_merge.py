@@ -215,6 +215,7 @@ def test_a_reward_model_and_a_mean_that_is_not_finite_are_refused(folder_of, tmp
         ({"weights": (0.5, 0.6)}, "add up to 1, not 1.1"),
         ({"weights": (1.0,)}, "2 policies need as many weights"),
         ({"weights": (1.5, -0.5)}, "extrapolate = true"),
+        ({"points": 3, "extrapolate": True}, "for merges beyond them give weights"),
         ({"policies": ("a", "b", "c"), "points": 3}, "between two policies, not 3"),
     ],
 )

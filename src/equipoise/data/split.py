@@ -5,7 +5,7 @@ something inside a stage.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from equipoise.data.conversations import prompt_of
@@ -14,13 +14,14 @@ from equipoise.errors import DataError
 from equipoise.records import Prompt, Record
 
 RecordT = TypeVar("RecordT", bound=Record)
+T = TypeVar("T")
 
 
-class Split(NamedTuple, Generic[RecordT]):
+class Split(NamedTuple, Generic[T]):
     """The two sides of a split."""
 
-    train: list[RecordT]
-    held_out: list[RecordT]
+    train: list[T]
+    held_out: list[T]
 
 
 class Sides(NamedTuple):
@@ -71,12 +72,20 @@ def split_by_prompt(records: Iterable[RecordT], held_out: float, seed: int) -> S
     Raises:
         DataError: The share is out of range, or a record carries no prompt.
     """
+    return split_by_id(records, lambda record: prompt_of(record).id, held_out, seed)
+
+
+def split_by_id(items: Iterable[T], prompt_id: Callable[[T], str], held_out: float, seed: int) -> Split[T]:
+    """`split_by_prompt` of anything that knows the id of its prompt.
+
+    Raises:
+        DataError: The share is out of range.
+    """
     _check_share(held_out)
-    train: list[RecordT] = []
-    held: list[RecordT] = []
-    for record in records:
-        (held if prompt_position(prompt_of(record).id, seed) < held_out else train).append(record)
-    return Split(train, held)
+    split: Split[T] = Split([], [])
+    for item in items:
+        (split.held_out if prompt_position(prompt_id(item), seed) < held_out else split.train).append(item)
+    return split
 
 
 def prompt_position(prompt_id: str, seed: int) -> float:

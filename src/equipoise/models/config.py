@@ -33,6 +33,8 @@ class MergeConfig(Config):
         if self.points is not None:
             if len(self.policies) != 2:
                 raise ValueError(f"points lie between two policies, not {len(self.policies)}")
+            if self.extrapolate:
+                raise ValueError("points lie between the policies: for merges beyond them give weights")
             return self
         if len(self.weights) != len(self.policies):
             raise ValueError(f"{len(self.policies)} policies need as many weights, not {len(self.weights)}")

@@ -144,10 +144,6 @@ def score_model_work(config: ScoreModelConfig, processes: int = 1) -> Work:
 def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
     """The work of `ppo-lag`; every response is taken to reach the limit. Arguments and errors as in `sft_work`."""
     rows = -(-config.batch_size // processes) * config.samples_per_prompt
-    sampled = rows
-    if config.validation is not None:  # every process answers its share, as many at a time as this
-        held_out = -(-config.validation.limit // processes)
-        sampled = max(rows, min(held_out, config.micro_batch or config.batch_size))
     limit = config.sampling.max_new_tokens
     ptx_size = (config.ptx_batch_size or config.batch_size) if config.ptx else 0
     if missing := _missing([*config.prompts, *config.ptx]):
@@ -155,7 +151,7 @@ def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
         ptx, ptx_passes = _at_most(config, -(-ptx_size // processes), config.max_length)
         return PpoWork(
             answers._replace(targets=answers.rows * limit), passes, config.steps, None, notes=(missing,),
-            rows=sampled, prompt=config.max_prompt_length, ptx=ptx, ptx_passes=ptx_passes,
+            rows=rows, prompt=config.max_prompt_length, ptx=ptx, ptx_passes=ptx_passes,
         )  # fmt: skip
     tokenizer = load_tokenizer(config.actor)
     found = [prompt for source in config.prompts for prompt in load_prompts(source)]
@@ -177,7 +173,7 @@ def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
         largest=answers, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
         tokens_per_epoch=config.samples_per_prompt * (sum(lengths) + limit * len(lengths)), examples=tuple(shown),
         notes=(f"every response is taken to reach the limit of {limit} tokens",),
-        rows=sampled, prompt=max(lengths), ptx=ptx, ptx_passes=ptx_passes,
+        rows=rows, prompt=max(lengths), ptx=ptx, ptx_passes=ptx_passes,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from equipoise.data.source import DataSource
 from equipoise.rollout.config import BestOf
 
 Tree = dict[str, Any]
-FIRST = "sft"
+SFT = "sft"
 """What the first policy is called."""
 LimitOrigin = Literal["zero", "labels"]
 
@@ -102,11 +102,16 @@ class RewardVariant(Config):
     settings: Tree = Field({}, description="Laid over the run's settings of `reward`.")
 
 
-class PpoLagVariant(Config):
+class NamedVariant(Config):
+    """What every variant has."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
+
+
+class PpoLagVariant(NamedVariant):
     """A policy trained by PPO-Lag with other settings or other scorers."""
 
     type: Literal["ppo_lag"] = "ppo_lag"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
     reward: str = Field("", description="Which of `rewards` it is trained on; empty: the run's own reward model.")
     cost: str = Field("", description="Which of `costs` constrains it; empty: the run's own cost model.")
     limit_from: LimitOrigin | None = Field(
@@ -115,40 +120,36 @@ class PpoLagVariant(Config):
     ppo_lag: Tree = Field({}, description="Laid over the settings of `ppo-lag`.")
 
 
-class SafeSftVariant(Config):
+class SafeSftVariant(NamedVariant):
     """The first policy, fine-tuned further on its own answers that labellers called safe."""
 
     type: Literal["safe_sft"] = "safe_sft"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
     sft: Tree = Field({}, description="Laid over the settings of `sft`.")
 
 
-class MergeVariant(Config):
+class MergeVariant(NamedVariant):
     """A weighted mean of policies of the study."""
 
     type: Literal["merge"] = "merge"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
     of: dict[str, float] = Field(
         min_length=2, description="Earlier variant, or sft for the first policy → its weight; together 1."
     )
     extrapolate: bool = Field(False, description="Allow weights below 0 or above 1.")
 
 
-class BestOfVariant(BestOf):
+class BestOfVariant(NamedVariant, BestOf):
     """Another variant's policy, or the first one, that gives the best of n answers by the run's own scores."""
 
     type: Literal["best_of"] = "best_of"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the variant, and of its directories.")
-    policy: str = Field(FIRST, description="An earlier variant, or sft for the first policy.")
+    policy: str = Field(SFT, description="An earlier variant, or sft for the first policy.")
 
 
-class DirectVariant(Config):
+class DirectVariant(NamedVariant):
     """A policy trained on the shared pairs without RL."""
 
     type: Literal["direct"] = "direct"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
     start: str = Field(
-        FIRST, description="Earlier variant whose policy is start and reference, or sft for the first policy."
+        SFT, description="Earlier variant whose policy is start and reference, or sft for the first policy."
     )
     direct: Tree = Field(
         {},
@@ -157,38 +158,35 @@ class DirectVariant(Config):
     )
 
 
-class MocanVariant(Config):
-    """DPO on pairs by r − λc of the first policy's scored answers, with λ found from the scores."""
+class ScoredPairsVariant(NamedVariant):
+    """DPO on pairs by r − λc of the first policy's scored answers."""
 
-    type: Literal["mocan"] = "mocan"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
-    beta: float = Field(gt=0, description="β, of the dual and of DPO.")
+    beta: float = Field(gt=0, description="β of DPO, and of the dual where there is one.")
     limit: float = Field(0.0, description="Limit on the mean cost.")
     limit_from: LimitOrigin | None = Field(None, description="Where it counts from; unset: as the run says.")
     pairs: Tree = Field({}, description="Settings of `data pairs`.")
     direct: Tree = Field({}, description="Laid over the settings of `direct`.")
 
 
-class CDpoVariant(Config):
+class MocanVariant(ScoredPairsVariant):
+    """DPO on such pairs, with λ found from the scores."""
+
+    type: Literal["mocan"] = "mocan"
+
+
+class CDpoVariant(ScoredPairsVariant):
     """DPO on such pairs again and again, each time from the first policy; λ follows what the last policy costs."""
 
     type: Literal["c_dpo"] = "c_dpo"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the last policy, and of the directories.")
-    beta: float = Field(gt=0, description="β of DPO.")
     rounds: int = Field(4, ge=2, description="Policies to train; the last one counts.")
     start: float = Field(0.0, ge=0, description="λ of the first of them.")
     lr: float = Field(0.1, gt=0, description="α: step of λ per unit of cost above the limit.")
-    limit: float = Field(0.0, description="Limit on the mean cost.")
-    limit_from: LimitOrigin | None = Field(None, description="Where it counts from; unset: as the run says.")
-    pairs: Tree = Field({}, description="Settings of `data pairs`.")
-    direct: Tree = Field({}, description="Laid over the settings of `direct`.")
 
 
-class RejectionVariant(Config):
+class RejectionVariant(NamedVariant):
     """The first policy, fine-tuned on the best of its own scored answers within the cost limit."""
 
     type: Literal["rejection"] = "rejection"
-    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the policy, and of its directories.")
     cost_limit: float = Field(0.0, description="Highest cost of an answer that is imitated.")
     sft: Tree = Field({}, description="Laid over the settings of `sft`.")
 
@@ -239,7 +237,7 @@ class StudyConfig(RunConfig):
 
     @model_validator(mode="after")
     def _what_is_needed_comes_first(self) -> Self:
-        made = {FIRST}
+        made = {SFT}
         for variant in self.variants:
             needed: set[str] = set()
             match variant:

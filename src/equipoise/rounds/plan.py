@@ -19,11 +19,11 @@ from equipoise.evaluate.config import EvaluateConfig
 from equipoise.redteam.config import RedteamConfig
 from equipoise.report.config import ReportConfig, ReportRound
 from equipoise.rollout.config import RespondConfig
-from equipoise.rounds.config import GatherConfig, PrepareConfig, RoundConfig, RunConfig, Tree
+from equipoise.rounds.config import SFT, GatherConfig, PrepareConfig, RoundConfig, RunConfig, Tree
 from equipoise.train.config import CostConfig, RewardConfig, SftConfig
 from equipoise.train.ppo_config import PpoLagConfig
 
-WORLD, SFT, REPORT = "world", "sft", "report"
+WORLD, REPORT = "world", "report"
 CLOUD = 400
 """Held-out prompts in a reward–cost cloud."""
 Sources = list[Tree]

@@ -14,13 +14,12 @@ from equipoise.artefact import write_json
 from equipoise.config import merge
 from equipoise.errors import ConfigError
 from equipoise.evaluate.summary import read_evaluation
-from equipoise.rounds.config import RewardVariant, StudyConfig
+from equipoise.rounds.config import SFT, RewardVariant, StudyConfig
 from equipoise.rounds.plan import (
     AGGREGATE,
     COST,
     EVALUATE,
     REWARD,
-    SFT,
     Data,
     Plan,
     Sources,

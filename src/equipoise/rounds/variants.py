@@ -14,6 +14,7 @@ from equipoise.models.config import MergeConfig
 from equipoise.rollout.config import BestOf
 from equipoise.rollout.stored_config import PairsConfig, ScoreConfig, SelectConfig
 from equipoise.rounds.config import (
+    SFT,
     BestOfVariant,
     CDpoVariant,
     DirectVariant,
@@ -23,6 +24,7 @@ from equipoise.rounds.config import (
     RejectionVariant,
     RoundConfig,
     SafeSftVariant,
+    ScoredPairsVariant,
     StudyConfig,
     Tree,
     Variant,
@@ -30,7 +32,6 @@ from equipoise.rounds.config import (
 from equipoise.rounds.plan import (
     PPO_LAG,
     RESPOND,
-    SFT,
     TRAIN_SFT,
     Data,
     Plan,
@@ -111,7 +112,7 @@ def answer(
 ) -> None:
     """Held-out answers of one policy, scored by the run's own reward and cost model."""
     plan = shared.plan
-    judges = [shared.scorer("reward", OWN), shared.scorer("cost", OWN)]
+    judges = _scored_by(shared)
     wired = {
         "policy": policy,
         "prompts": shared.data.held_out,
@@ -173,9 +174,7 @@ def _merge(shared: Shared, variant: MergeVariant) -> Path:
     return shared.plan.add(f"policies/{variant.name}", MERGE, tree, [step for some in steps for step in some])
 
 
-def _prefer(
-    shared: Shared, variant: MocanVariant | CDpoVariant, suffix: str, lam: Tree, after: Sequence[str]
-) -> Path:
+def _prefer(shared: Shared, variant: ScoredPairsVariant, suffix: str, lam: Tree, after: Sequence[str]) -> Path:
     """DPO from the first policy on pairs of its scored answers."""
     plan, name = shared.plan, f"policies/{variant.name}{suffix}"
     tree = merge([variant.pairs, _scored(shared), {"lam": lam}])
@@ -221,7 +220,7 @@ def _answer_scored(shared: Shared, step: str, policy: Path, made_by: Sequence[st
     return shared.plan.add(step, RESPOND, tree, [*made_by, *_scored_by(shared), *shared.data.after])
 
 
-def _limit(shared: Shared, variant: MocanVariant | CDpoVariant) -> tuple[Tree, list[str]]:
+def _limit(shared: Shared, variant: ScoredPairsVariant) -> tuple[Tree, list[str]]:
     """A limit on the mean cost and the steps that it waits for: from cost 0, or from the answers labelled safe."""
     plan = shared.plan
     if (variant.limit_from or shared.config.limit_from) == "zero":

@@ -125,6 +125,11 @@ def many_prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[
     return cast("list[Ids]", ids)
 
 
+def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether every token has the same number in both."""
+    return bool(one.get_vocab() == other.get_vocab())
+
+
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an assistant's turn.
 

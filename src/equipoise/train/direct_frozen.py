@@ -18,7 +18,7 @@ from equipoise.records import Response
 from equipoise.rollout.config import ModelScore
 from equipoise.rollout.score import open_score_source
 from equipoise.tokens.collate import Example
-from equipoise.tokens.template import load_tokenizer
+from equipoise.tokens.template import load_tokenizer, same_tokens
 from equipoise.train.direct_config import DirectConfig, Modpo
 from equipoise.train.direct_pairs import Group, Item, Tokenized
 from equipoise.train.forward import sequence_log_probs
@@ -34,7 +34,7 @@ def check_frozen(config: DirectConfig, tokenizer: PreTrainedTokenizerBase) -> No
         ConfigError: The reference has another tokenizer, or a reward model is where a cost model belongs.
         ModelError: There is no such model.
     """
-    if config.ref is not None and load_tokenizer(config.ref).get_vocab() != tokenizer.get_vocab():
+    if config.ref is not None and not same_tokens(load_tokenizer(config.ref), tokenizer):
         raise ConfigError(
             "The reference reads other tokens than the policy writes.",
             where=str(config.ref),

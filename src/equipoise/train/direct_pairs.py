@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from equipoise.data.load import load_labelled_or_not
-from equipoise.data.split import prompt_position
+from equipoise.data.split import Split, split_by_id
 from equipoise.errors import DataError
 from equipoise.records import Prompt
 from equipoise.tokens.batches import SftBatch, Shape, on_device
@@ -71,13 +71,6 @@ class Chosen(NamedTuple):
     groups: list[Group]
     left_out: Counter[Reason]
     swapped: int  # pairs whose winner is not the labelled one, because that is unsafe
-
-
-class Split(NamedTuple):
-    """Training and held-out prompts."""
-
-    train: list[Tokenized]
-    held_out: list[Tokenized]
 
 
 @dataclass(frozen=True)
@@ -148,16 +141,13 @@ def tokenize(chosen: Chosen, tokenizer: PreTrainedTokenizerBase, config: DirectC
     return found
 
 
-def split(groups: Sequence[Tokenized], config: DirectConfig) -> Split:
+def split(groups: Sequence[Tokenized], config: DirectConfig) -> Split[Tokenized]:
     """Training and held-out prompts, by a hash of the prompt.
 
     Raises:
         DataError: All are held out.
     """
-    halves = Split([], [])
-    for one in groups:
-        is_held = prompt_position(one.group.prompt.id, config.seed) < config.held_out
-        (halves.held_out if is_held else halves.train).append(one)
+    halves = split_by_id(groups, lambda one: one.group.prompt.id, config.held_out, config.seed)
     if not halves.train:
         raise DataError(
             "No pair is left to train on.",

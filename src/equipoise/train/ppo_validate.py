@@ -98,7 +98,7 @@ def validate(
     mine = shard(prompts, accelerator)
     generator = step_generator(config.seed, 0, accelerator.process_index, accelerator.device)
     responses: list[Response] = []
-    size = config.micro_batch or config.batch_size
+    size = -(-config.batch_size * config.samples_per_prompt // accelerator.num_processes)  # as in training
     for start in range(0, len(mine), size):
         part = mine[start : start + size]
         batch = collate_prompts(roles.tokenizer, [p.messages for p in part], config.max_prompt_length).batch

@@ -24,7 +24,7 @@ from equipoise.rollout.respond import RESPONSES, attach_costs, with_costs, with_
 from equipoise.rollout.score import open_score_source
 from equipoise.rollout.stored_config import LogRatioScore, ScoreConfig
 from equipoise.tokens.collate import Example
-from equipoise.tokens.template import end_id, load_tokenizer, many_prompt_ids, many_response_ids
+from equipoise.tokens.template import end_id, load_tokenizer, many_prompt_ids, many_response_ids, same_tokens
 from equipoise.train.forward import sequence_log_probs
 
 
@@ -73,7 +73,7 @@ def _log_ratios(
 ) -> list[float]:
     """β·ln(π/π_ref) of each response."""
     tokenizer = load_tokenizer(source.policy)
-    if load_tokenizer(source.ref).get_vocab() != tokenizer.get_vocab():
+    if not same_tokens(load_tokenizer(source.ref), tokenizer):
         raise ConfigError(
             "The policies read different tokens, so their log-probabilities cannot be compared.",
             where=f"{source.policy} and {source.ref}",

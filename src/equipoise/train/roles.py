@@ -21,7 +21,7 @@ from equipoise.records import Prompt
 from equipoise.rollout.config import ModelScore, ScoreSourceConfig
 from equipoise.rollout.score import ScoreSource, model_source, open_score_source
 from equipoise.tokens.collate import Example
-from equipoise.tokens.template import load_tokenizer, many_prompt_ids
+from equipoise.tokens.template import load_tokenizer, many_prompt_ids, same_tokens
 from equipoise.train.config import SharedLora
 from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.setup import recompute_layers, without_dropout
@@ -164,14 +164,10 @@ def _check_kind(role: str, source: ScoreSourceConfig) -> None:
 
 
 def _check_tokens(path: Path, tokenizer: PreTrainedTokenizerBase, role: str, fix: str) -> None:
-    if _words(load_tokenizer(path)) != _words(tokenizer):
+    if not same_tokens(load_tokenizer(path), tokenizer):
         raise ConfigError(
             f"The {role} reads other tokens than the actor writes.",
             where=str(path),
             why=f"the {role} judges every token of the actor, so both need the same tokenizer",
             fix=fix,
         )
-
-
-def _words(tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[str, int]]:
-    return sorted(tokenizer.get_vocab().items())

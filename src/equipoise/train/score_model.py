@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from equipoise import artefact
 from equipoise.data.load import load_pairs, load_safety_labels
 from equipoise.data.source import input_paths
-from equipoise.data.split import prompt_position
+from equipoise.data.split import Split, split_by_id
 from equipoise.errors import DataError
 from equipoise.models.backbone import check_fit
 from equipoise.models.devices import pick_dtype
@@ -355,20 +355,17 @@ def fitting_groups(
     return [group for group in groups if group.prompt.id in fits]
 
 
-def split_groups(groups: Sequence[Group], config: ScoreModelConfig) -> tuple[list[Group], list[Group]]:
+def split_groups(groups: Sequence[Group], config: ScoreModelConfig) -> Split[Group]:
     """Training and held-out prompts."""
-    train: list[Group] = []
-    held_out: list[Group] = []
-    for group in groups:
-        (held_out if prompt_position(group.prompt.id, config.seed) < config.held_out else train).append(group)
-    if not train:
+    split = split_by_id(groups, lambda group: group.prompt.id, config.held_out, config.seed)
+    if not split.train:
         raise DataError(
             "No labelled prompt is left to train on.",
             where=", ".join(source.path for source in config.pairs),
             why=f"every label is missing, dropped by policy, or held out (held_out = {config.held_out})",
             fix="Look at the files with `equipoise data check`; lower held_out.",
         )
-    return train, held_out
+    return split
 
 
 def _batches(
