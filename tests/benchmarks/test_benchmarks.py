@@ -12,7 +12,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("common", "ours", "original", "speed", "peers", "roofline")
+MODULES = ("common", "ours", "original", "speed", "peers", "roofline", "sharing")
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,15 @@ def test_peers_without_trl_compare_with_the_original_structure(
     assert [row["peer"] for row in rows] == ["equipoise", "equipoise-lora", "original"]
     assert all(row["samples_per_second"] > 0 for row in rows)
     assert "trl is not installed" in capsys.readouterr().out
+
+
+def test_sharing_reads_fewer_tokens_for_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = run("sharing", monkeypatch, tmp_path, "--lengths", "fixed")
+    # 4 answers of 8 tokens to prompts of 8 tokens: 4·16 alone, 32 + 8·4/G shared
+    assert [(row["samples"], *row["tokens"].values()) for row in rows] == [(1, 64, 64), (2, 64, 48), (4, 64, 40)]
+    assert all(row["difference"] < 1e-5 for row in rows)
 
 
 @pytest.mark.parametrize(
