@@ -3,7 +3,8 @@
 The prompt stands first, the answers behind it; each answer sees the prompt and itself, at the positions that it
 has alone. So every number is that of a pass over separate sequences, up to rounding, gradients included (as in
 Prefix Grouper, Liu et al. 2025, which restructures attention instead). It saves the prompt's other readings and
-padding; it costs attention that is computed and then masked. So `share_prompts` counts first.
+padding; it costs attention that is computed and then masked. So `share_prompts` counts first. Where a network has
+dropout, answers that share a prompt share what is dropped of it.
 """
 
 import inspect
