@@ -9,6 +9,7 @@ import copy
 import inspect
 from pathlib import Path
 from pickle import UnpicklingError
+from types import EllipsisType
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -334,25 +335,20 @@ class Placed(NamedTuple):
     values: Tensor  # (U, S, …)
     place: Tensor | None  # (B, L) int64 into U·S, arbitrary for padding; None: U, S are B, L, in order
 
-    def at(self, picked: Tensor) -> Tensor:
-        """Those of picked tokens: (B, L) bool, N of them True → (N, …)."""
-        if self.place is None:
-            return self.values[picked]
-        return self.values.flatten(0, 1).index_select(0, self.place[picked])
+    def at(self, index: Tensor | tuple[Tensor, Tensor] | EllipsisType) -> Tensor:
+        """Those of some tokens of the batch.
 
-    def one_each(self, columns: Tensor) -> Tensor:
-        """That of one token of each sequence: (B,) int64 columns → (B, …)."""
-        rows = torch.arange(len(columns), device=columns.device)
-        if self.place is None:
-            return self.values[rows, columns]
-        return self.values.flatten(0, 1).index_select(0, self.place[rows, columns])
+        Args:
+            index: Into (B, L): a bool mask, rows with columns, or `...` for all.
 
-    def all(self) -> Tensor:
-        """Those of all tokens: (B, L, …)."""
+        Returns:
+            (N, …) of N tokens; (B, L, …) of all.
+        """
         if self.place is None:
-            return self.values
-        values = self.values.flatten(0, 1).index_select(0, self.place.flatten())
-        return values.reshape(*self.place.shape, *values.shape[1:])
+            return self.values[index]
+        place = self.place[index]
+        values = self.values.flatten(0, 1).index_select(0, place.flatten())
+        return values.reshape(*place.shape, *values.shape[1:])
 
 
 class CausalPass(NamedTuple):
@@ -376,13 +372,14 @@ def causal_pass(
     if "use_cache" in names:
         inputs["use_cache"] = False
     if bool(attention_mask[:, 0].all()):
-        if prompt_lengths is None:
-            return CausalPass(inputs, None)
-        shared = share_prompts(inner, input_ids, attention_mask, prompt_lengths)
+        shared = None
+        if prompt_lengths is not None:
+            shared = share_prompts(inner, input_ids, attention_mask, prompt_lengths)
         if shared is None:
             return CausalPass(inputs, None)
-        inputs["input_ids"], inputs["position_ids"], inputs["attention_mask"], place = shared
-        return CausalPass(inputs, place)
+        ids, positions, visible, place = shared
+        together = {"input_ids": ids, "position_ids": positions, "attention_mask": visible}
+        return CausalPass(inputs | together, place)
     inputs["attention_mask"] = attention_mask.long()
     if "position_ids" in names:
         inputs["position_ids"] = position_ids(attention_mask)

@@ -130,7 +130,7 @@ class Critic(nn.Module):
         """The values of every prefix, (B, L, heads) float32; arguments as in `Scorer.forward`."""
         hidden, place = self.scorer.token_states(input_ids, attention_mask, prompt_lengths)
         values = torch.stack([_read(head, hidden) for head in (self.scorer.head, *self.further)], dim=-1)
-        return Placed(values, place).all()
+        return Placed(values, place).at(...)
 
 
 def scorer_from(
@@ -308,14 +308,15 @@ def _score_alone(scorer: Scorer) -> Scorer:
 
 def _pooled(states: Placed, mask: Tensor, pooling: Pooling) -> Tensor:
     """Hidden states, and a (N, L) bool mask of what is real → (N, H)."""
+    rows = torch.arange(mask.shape[0], device=mask.device)
     match pooling:
         case "last":
-            return states.one_each(last_true(mask))
+            return states.at((rows, last_true(mask)))
         case "cls":
-            return states.one_each(mask.long().argmax(dim=-1))
+            return states.at((rows, mask.long().argmax(dim=-1)))
         case "mean":
             weights = mask.unsqueeze(-1).to(states.values.dtype)
-            return (states.all() * weights).sum(dim=1) / weights.sum(dim=1)
+            return (states.at(...) * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _check_pooling(backbone: PreTrainedModel, pooling: Pooling) -> None:

@@ -6,7 +6,7 @@ Sign: a cost > 0 is unsafe. Left out: KL terms and penalties, which the loop add
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import openai
@@ -96,7 +96,7 @@ class ModelSource:
 
         def forward(chunk: Sequence[Response]) -> Tensor:
             batch = _collated(self.tokenizer, chunk, self.max_length).to(self.scorer.backbone.device)
-            outputs = self.scorer(*astuple(batch)).reshape(len(chunk), -1)
+            outputs = self.scorer(*batch.inputs).reshape(len(chunk), -1)
             return normalize(outputs, self.normalizer)
 
         rows = _by_length(responses, self.batch_size, forward)

@@ -38,6 +38,11 @@ class ScoreBatch:
     attention_mask: Tensor  # (N, L) bool
     prompt_lengths: Tensor  # (N,) int64: tokens before the response
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a scorer is called with."""
+        return self.input_ids, self.attention_mask, self.prompt_lengths
+
     def to(self, device: torch.device | str) -> "ScoreBatch":
         """The same batch on `device`."""
         return on_device(self, device)

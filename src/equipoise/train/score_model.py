@@ -6,7 +6,6 @@ the scores are used for.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -208,7 +207,7 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
             for number, part in enumerate(parts):
                 data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
                 with training(model, f"{kind.name} model", number, len(parts), accelerator, config):
-                    outputs = model(*astuple(data.responses))
+                    outputs = model(*data.responses.inputs)
                     loss, found = kind.loss(
                         outputs, data, config.regularization, terms / accelerator.num_processes
                     )
@@ -288,7 +287,7 @@ def accuracy_facts(
     mine = share(groups, accelerator)
     for part in group_micro_batches(mine, survey, config, 4 * config.batch_size):
         data = kind.collate(tokenizer, part, config.max_length).batch.to(accelerator.device)
-        outputs = model(*astuple(data.responses))
+        outputs = model(*data.responses.inputs)
         found = kind.loss(outputs, data, 0.0, 1.0)[1]._asdict()
         if kind.categories:
             found |= count_categories(outputs, data, kind.categories)
