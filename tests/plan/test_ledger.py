@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from equipoise.models import lm_head
 from equipoise.models.score_head import Critic, Scorer
 from equipoise.plan.ledger import Ledger, nothing_loaded
+from equipoise.plan.memory import as_read, blank
+from equipoise.plan.workload import Pass
 from equipoise.rollout.config import Sampling
 from equipoise.tokens.batches import Rollout, SftBatch
 from equipoise.train.forward import actor_log_probs, critic_values, target_log_probs
@@ -53,9 +55,9 @@ def sft_pass(model: LlamaForCausalLM) -> Tensor:
     return target_log_probs(model, SftBatch(ids, mask, targets)).sum()
 
 
-def peak(ledger: Ledger, one_pass: Callable[[LlamaForCausalLM], Tensor]) -> int:
+def peak(ledger: Ledger, one_pass: Callable[[LlamaForCausalLM], Tensor], length: int = LENGTH) -> int:
     model = LlamaForCausalLM._from_config(SHAPE)
-    with ledger.phase("pass"), ledger.reading(ROWS * LIMIT, LENGTH):
+    with ledger.phase("pass"), ledger.reading(ROWS * LIMIT, length):
         one_pass(model).backward()
     return ledger.phases["pass"]
 
@@ -70,6 +72,43 @@ def test_a_pass_without_contents_takes_what_the_real_one_takes(
         real = peak(ledger, one_pass)
     with nothing_loaded() as ledger:
         assert peak(ledger, one_pass) == real
+
+
+def test_a_prompt_that_answers_share_is_counted_once() -> None:
+    """Beside what a real pass takes, which has a mask and the places of tokens, too."""
+    ids, mask = sequences()
+    same = Rollout(ids * 0, mask, mask[:, -LIMIT:], torch.zeros(ROWS, LIMIT), mask[:, 0])
+    prompt = LENGTH - LIMIT
+    apart = Pass(ROWS, LENGTH, ROWS * LIMIT)
+    together = apart._replace(prompts=1, together=prompt + ROWS * LIMIT)
+
+    def taken(ledger: Ledger, rollout: Rollout) -> int:
+        length = rollout.input_ids.shape[1]
+        return peak(ledger, lambda model: actor_log_probs(model, rollout, Sampling()).sum(), length)
+
+    def planned(one: Pass) -> int:
+        with nothing_loaded() as ledger:
+            read = as_read(LlamaForCausalLM._from_config(SHAPE), [one])
+            ids, seen = blank(read.rows, read.length)
+            width = read.targets // read.rows
+            rollout = Rollout(ids, seen, seen[:, -width:], torch.zeros(read.rows, width), seen[:, 0])
+            return taken(ledger, rollout)
+
+    with RealLedger() as ledger:
+        real = taken(ledger, same)
+    assert planned(together) == pytest.approx(real, rel=0.1)
+    assert planned(apart) > 1.15 * real
+
+
+def test_the_largest_pass_is_the_largest_as_it_is_read() -> None:
+    """Two of 30 tokens with a prompt of 25 take 35 cells; two of 20 with nothing in common 40."""
+    alike, apart = Pass(2, 30, 10, prompts=1, together=35), Pass(2, 20, 10, prompts=2, together=20)
+    model = LlamaForCausalLM(SHAPE)
+    assert as_read(model, [alike, apart]) == apart
+    narrow = MistralForCausalLM(
+        MistralConfig(**SHAPE.to_diff_dict() | {"sliding_window": 8, "num_key_value_heads": 2})
+    )
+    assert as_read(narrow, [alike, apart]) == alike  # its windows are narrower than the sequences: no sharing
 
 
 def test_masks_pick_as_many_as_the_ledger_was_told() -> None:

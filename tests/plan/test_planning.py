@@ -21,6 +21,7 @@ from equipoise.plan.config import GPUS, Options, chosen_gpus, fits
 from equipoise.plan.memory import Role, fill_gradients
 from equipoise.plan.plan import Plan, make_plan
 from equipoise.plan.probe import shortened
+from equipoise.plan.workload import Pass
 from equipoise.rollout.config import Sampling
 from equipoise.train.config import LoraSettings, OptimizerSettings, SftConfig
 from equipoise.train.ppo_config import PpoLagConfig
@@ -167,6 +168,8 @@ def test_several_samples_of_a_prompt_without_critics_are_planned_by_hand(world: 
     assert set(roles(one)) - set(roles(group)) == {"reward_critic", "cost_critic"}
     assert one.work.largest.rows == group.work.largest.rows == 8  # 8 · 1 and 2 · 4 responses at a time
     assert group.work.tokens_per_epoch == 4 * one.work.tokens_per_epoch
+    assert group.work.largest.prompts == 2
+    assert group.work.largest.together == group.work.largest.length + 3 * 6  # three more answers of 6 tokens
     both = {"type": "gae", "shared_trunk": True}
     trunk = roles(planned("ppo-lag", ppo_settings(world, "reward", "cost", advantage=both)))
     assert trunk.keys() == roles(one).keys() - {"reward_critic", "cost_critic"} | {"critic"}
@@ -187,7 +190,7 @@ def test_a_cost_per_category_is_planned_with_its_head(world: Path, tmp_path: Pat
 
 def test_without_data_the_limits_stand_in(world: Path) -> None:
     plan = plan_sft(world, demonstrations=["nowhere.jsonl"], batch_size=8, max_length=20)
-    assert plan.work.largest == (8, 20, 8 * 19)
+    assert plan.work.largest == Pass(8, 20, 8 * 19)
     assert plan.work.steps is None
     assert "nowhere.jsonl" in plan.work.notes[0]
 

@@ -49,8 +49,7 @@ def share_prompts(
     prompts = int(family[-1]) + 1
     length = int((start + own).max())
     rows, columns = input_ids.shape
-    width = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]  # of any model
-    if work(prompts, length, width, masked=True) > GAIN * work(rows, columns, width, masked=False):
+    if not pays(model, (rows, columns), (prompts, length)):
         return None
     column = torch.arange(columns, device=input_ids.device)
     is_prompt = column < prompt_lengths[:, None]
@@ -73,6 +72,18 @@ def share_prompts(
 
 GAIN = 0.9
 """Sequences are laid out anew where that leaves at most this share of the work."""
+
+
+def pays(model: Any, apart: tuple[int, int], together: tuple[int, int]) -> bool:
+    """Whether to lay sequences out anew.
+
+    Args:
+        model: A causal model, unwrapped.
+        apart: How many, and tokens of each, padding included.
+        together: Prompts, and tokens of each with all its answers, padding included.
+    """
+    width = int(model.config.get_text_config().hidden_size)
+    return work(*together, width, masked=True) <= GAIN * work(*apart, width, masked=False)
 
 
 def work(rows: int, length: int, width: int, *, masked: bool) -> float:

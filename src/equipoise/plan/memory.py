@@ -5,7 +5,7 @@ The order of events is that of the stage's loop from its second step on, when op
 several processes each takes this much; whole networks keep the gradients that they exchange a second time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -16,12 +16,14 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from equipoise.models.adapters import adapted_layers
+from equipoise.models.backbone import is_encoder
 from equipoise.models.lm_head import LOGITS
+from equipoise.models.sharing import pays, takes_any_mask
 from equipoise.plan.config import Machine
 from equipoise.plan.four_bit import full_size
 from equipoise.plan.ledger import Ledger
 from equipoise.plan.parts import Parts, divide
-from equipoise.plan.workload import Pass
+from equipoise.plan.workload import Pass, largest_of
 from equipoise.tokens.batches import SftBatch
 from equipoise.train.config import Hardware, OptimizerSettings
 from equipoise.train.forward import target_log_probs
@@ -176,6 +178,23 @@ def target_loss(model: PreTrainedModel, work: Pass, tally: Tally) -> Tensor:
     tally.part("logits", logits_size(model, work.targets))
     with tally.ledger.reading(work.targets, work.length):
         return -target_log_probs(model, SftBatch(ids, mask, mask)).sum()
+
+
+def as_read(model: PreTrainedModel, parts: Collection[Pass]) -> Pass:
+    """The largest of some passes as a causal model reads it: a prompt once for all its answers, where that pays.
+
+    The mask that this takes is not counted: a byte for each two tokens of a row, which is little beside what
+    layers keep.
+    """
+    any_mask = not is_encoder(model) and takes_any_mask(model, max(one.length for one in parts))
+
+    def read(one: Pass) -> Pass:
+        together = (one.prompts, one.together)
+        if not any_mask or one.prompts in (0, one.rows) or not pays(model, (one.rows, one.length), together):
+            return one
+        return one._replace(rows=one.prompts, length=one.together)
+
+    return largest_of(map(read, parts))
 
 
 def logits_size(model: PreTrainedModel, positions: int) -> int:

@@ -10,7 +10,7 @@ from equipoise.plan.config import GIB, Machine, Options, chosen_gpus, fits
 from equipoise.plan.memory import Memory
 from equipoise.plan.probe import Probed, probe
 from equipoise.plan.stages import ppo_lag_memory, score_model_memory, sft_memory
-from equipoise.plan.workload import Pass, Work, ppo_lag_work, score_model_work, sft_work
+from equipoise.plan.workload import Work, ppo_lag_work, score_model_work, sft_work
 from equipoise.train.config import CostConfig, RewardConfig, SftConfig, TrainConfig
 from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.processes import too_few
@@ -49,8 +49,8 @@ class Plan:
             "processes": self.machine.processes,
             "memory": memory,
             "fits": dict(self.fits),
-            "work": asdict(self.work)
-            | {name: size._asdict() for name, size in vars(self.work).items() if isinstance(size, Pass)}
+            "work": {name: value for name, value in asdict(self.work).items() if name != "parts"}
+            | {name: getattr(self.work, name)._asdict() for name in ("largest", "ptx") if hasattr(self.work, name)}
             | {"tokens": {name: found._asdict() for name, found in self.work.tokens.items()}},
             "probe": None if self.probed is None else self.probed._asdict(),
             "hours": self.hours,

@@ -1,6 +1,7 @@
 """The memory of each stage that trains: its networks, then one step of its loop, phase by phase."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,10 +15,10 @@ from equipoise.models.devices import pick_dtype
 from equipoise.models.score_head import Critic, Scorer
 from equipoise.plan import networks
 from equipoise.plan.config import Machine
-from equipoise.plan.ledger import nothing_loaded
-from equipoise.plan.memory import Memory, Tally, blank, logits_size, target_loss
+from equipoise.plan.ledger import Ledger, nothing_loaded
+from equipoise.plan.memory import Memory, Tally, as_read, blank, logits_size, target_loss
 from equipoise.plan.sampling import sample
-from equipoise.plan.workload import Pass, PpoWork, Work
+from equipoise.plan.workload import PpoWork, Work
 from equipoise.rollout.config import ModelScore, Sampling, ScoreSourceConfig
 from equipoise.rollout.native import NativeSampler
 from equipoise.rollout.sampler import evaluating
@@ -72,7 +73,8 @@ def score_model_memory(config: ScoreModelConfig, work: Work, machine: Machine) -
         settings = {"scorer": config.optimizer}
         tally.start_training({"scorer": scorer}, settings)
         scorer.train()
-        responses = blank(work.largest.rows, work.largest.length)
+        read = as_read(scorer.backbone, work.parts)
+        responses = blank(read.rows, read.length)
         tally.learn("train", scorer, lambda: cast("Tensor", scorer(*responses).sum()), work.passes)
         tally.update(settings)
         tally.files(scorer)
@@ -96,18 +98,17 @@ def ppo_lag_memory(config: PpoLagConfig, work: PpoWork, machine: Machine) -> Mem
         with ledger.phase("sample"), evaluating(roles.actor), tally.gathered(roles.actor):
             rows = min(work.rows, NativeSampler.slots)
             tally.part("KV cache", sample(roles.actor, rows, work.prompt, config.sampling, tally))
-        one = work.largest
-        answers = _rollout(one, config.sampling.max_new_tokens)
-        with ledger.reading(one.targets, one.length):
-            with ledger.phase("score"), torch.no_grad():
-                for judge in roles.judges:
-                    with tally.gathered(judge.network):
-                        _ask(judge, work.rows, longest)
-                with tally.gathered(roles.ref):
-                    actor_log_probs(roles.ref, answers, config.sampling)
-            for role, critic in roles.critics.items():
+        with ledger.phase("score"), torch.no_grad():
+            for judge in roles.judges:
+                with tally.gathered(judge.network):
+                    _ask(judge, work.rows, longest)
+            with tally.gathered(roles.ref), _rollout(ledger, roles.ref, work) as answers:
+                actor_log_probs(roles.ref, answers, config.sampling)
+        for role, critic in roles.critics.items():
+            with _rollout(ledger, critic.scorer.backbone, work) as answers:
                 tally.learn(role, critic, partial(_value_loss, critic, answers), work.passes)
-            tally.part("logits", logits_size(roles.actor, one.targets))
+        tally.part("logits", logits_size(roles.actor, work.largest.targets))
+        with _rollout(ledger, roles.actor, work) as answers:
             tally.learn(
                 "actor", roles.actor, partial(_policy_loss, roles.actor, answers, config.sampling), work.passes
             )
@@ -195,7 +196,10 @@ def _policy_loss(actor: PreTrainedModel, rollout: Rollout, sampling: Sampling) -
     return actor_log_probs(actor, rollout, sampling).sum()
 
 
-def _rollout(work: Pass, limit: int) -> Rollout:
-    """Responses that are all as long as the limit."""
-    ids, mask = blank(work.rows, work.length)
-    return Rollout(ids, mask, mask[:, -limit:], torch.zeros(work.rows, limit), mask[:, 0])
+@contextmanager
+def _rollout(ledger: Ledger, model: PreTrainedModel, work: PpoWork) -> Iterator[Rollout]:
+    """Responses that are all as long as the limit, as a model reads them."""
+    read = as_read(model, work.parts)
+    (ids, mask), limit = blank(read.rows, read.length), read.targets // read.rows
+    with ledger.reading(read.targets, read.length):
+        yield Rollout(ids, mask, mask[:, -limit:], torch.zeros(read.rows, limit), mask[:, 0])

@@ -5,6 +5,7 @@ has its share of every batch, and the largest pass of any is meant. Left out: me
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from equipoise.train.ppo_config import PpoLagConfig
 from equipoise.train.score_model import (
     COST,
     REWARD,
-    Group,
+    Survey,
     fitting_groups,
     group_micro_batches,
     split_groups,
@@ -44,6 +45,8 @@ class Pass(NamedTuple):
     rows: int
     length: int  # tokens of a row, padding included
     targets: int  # tokens whose logits are computed; 0 for a score
+    prompts: int = 0  # different ones, their answers side by side; 0: not known
+    together: int = 0  # tokens of a row that has a prompt once and all its answers
 
     @property
     def cells(self) -> int:
@@ -54,11 +57,16 @@ class Pass(NamedTuple):
 NO_PASS = Pass(0, 0, 0)
 
 
+def largest_of(parts: Iterable[Pass]) -> Pass:
+    """The one that takes most memory."""
+    return max(parts, key=lambda one: one.cells)
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage goes through, in one process."""
 
-    largest: Pass  # for ppo-lag: of responses
+    parts: frozenset[Pass]  # of all steps; for ppo-lag: of responses
     passes: int  # in a step
     steps: int | None  # optimizer steps of the stage; None: the data are not there
     prompts: int | None
@@ -66,6 +74,11 @@ class Work:
     tokens_per_epoch: int | None = None
     examples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> Pass:
+        """The largest pass, each sequence by itself."""
+        return largest_of(self.parts)
 
 
 @dataclass(frozen=True)
@@ -90,15 +103,15 @@ def sft_work(config: SftConfig, processes: int = 1) -> Work:
     """
     if missing := _missing(config.demonstrations):
         limit, passes = _at_most(config, -(-config.batch_size // processes), config.max_length)
-        return Work(limit, passes, None, None, notes=(missing,))
+        return Work(frozenset({limit}), passes, None, None, notes=(missing,))
     tokenizer = load_tokenizer(config.model, template=config.template)
     records = [d for source in config.demonstrations for d in load_demonstrations(source)]
     examples, _ = split_examples(records, tokenizer, config)
     lengths = tuple(len(e.ids) for e in examples)
     batches, steps = _batches(lengths, config.batch_size, config, config.epochs, processes)
-    largest, passes = _largest_sft([[examples[i] for i in batch] for batch in batches], config)
+    parts, passes = _parts_of_sft([[examples[i] for i in batch] for batch in batches], config)
     return Work(
-        largest=largest,
+        parts=parts,
         passes=passes,
         steps=steps,
         prompts=len(examples),
@@ -115,7 +128,7 @@ def score_model_work(config: ScoreModelConfig, processes: int = 1) -> Work:
     """The work of `reward` or `cost`; arguments and errors as in `sft_work`."""
     if missing := _missing([*config.pairs, *(config.labels if isinstance(config, CostConfig) else ())]):
         limit, passes = _at_most(config, -(-config.batch_size // processes), config.max_length, rows=2)
-        return Work(limit, passes, None, None, notes=(missing,))
+        return Work(frozenset({limit}), passes, None, None, notes=(missing,))
     kind = REWARD if isinstance(config, RewardConfig) else COST
     tokenizer = load_tokenizer(config.model, template=config.template)
     groups, _ = split_groups(fitting_groups(kind.load(config), tokenizer, config), config)
@@ -124,14 +137,14 @@ def score_model_work(config: ScoreModelConfig, processes: int = 1) -> Work:
     size = groups_per_batch([g.terms for g in groups], config.batch_size)
     batches, steps = _batches(keys, size, config, config.epochs, processes)
 
-    def cut(batch: Sequence[int]) -> list[Sequence[Group]]:
-        return group_micro_batches([groups[i] for i in batch], survey, config, config.micro_batch)
+    def cut(batch: Sequence[int]) -> list[Pass]:
+        of_batch = group_micro_batches([groups[i] for i in batch], survey, config, config.micro_batch)
+        return [_of_groups([group.prompt.id for group in part], survey) for part in of_batch]
 
-    parts = [[_together([survey.shapes[g.prompt.id] for g in part]) for part in cut(batch)] for batch in batches]
-    largest, passes = _largest(parts)
+    parts, passes = _distinct(map(cut, batches))
     records: list[Record] = [r for group in groups for r in (group.pairs or group.labels)[:1]]
     return Work(
-        largest=largest,
+        parts=parts,
         passes=passes,
         steps=steps,
         prompts=len(groups),
@@ -149,8 +162,9 @@ def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
     if missing := _missing([*config.prompts, *config.ptx]):
         answers, passes = _at_most(config, rows, config.max_prompt_length + limit)
         ptx, ptx_passes = _at_most(config, -(-ptx_size // processes), config.max_length)
+        answers = answers._replace(targets=answers.rows * limit)
         return PpoWork(
-            answers._replace(targets=answers.rows * limit), passes, config.steps, None, notes=(missing,),
+            frozenset({answers}), passes, config.steps, None, notes=(missing,),
             rows=rows, prompt=config.max_prompt_length, ptx=ptx, ptx_passes=ptx_passes,
         )  # fmt: skip
     tokenizer = load_tokenizer(config.actor)
@@ -160,17 +174,18 @@ def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
     lengths = [len(one) for one in ids]
     steps = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
     drawn = [batch_at(len(ids), config.batch_size, config.seed, step) for step in range(steps)]
-    answers, passes = _largest_answers(_shares(drawn, processes), lengths, config)
+    parts, passes = _parts_of_answers(_shares(drawn, processes), lengths, config)
     shown = [render_with_mask(tokenizer, Example(one, len(one), cut=False)) for one in ids[:EXAMPLES]]
     ptx, ptx_passes = NO_PASS, 0
     if config.ptx:
         examples = load_examples(config.ptx, tokenizer, config.max_length)
         drawn = [batch_at(len(examples), ptx_size, config.seed + 1, step) for step in range(steps)]
         shares = _shares(drawn, processes)
-        ptx, ptx_passes = _largest_sft([[examples[i] for i in batch] for batch in shares], config)
+        of_ptx, ptx_passes = _parts_of_sft([[examples[i] for i in batch] for batch in shares], config)
+        ptx = largest_of(of_ptx)
         shown += _shown(examples, tokenizer)
     return PpoWork(
-        largest=answers, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
+        parts=parts, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
         tokens_per_epoch=config.samples_per_prompt * (sum(lengths) + limit * len(lengths)), examples=tuple(shown),
         notes=(f"every response is taken to reach the limit of {limit} tokens",),
         rows=rows, prompt=max(lengths), ptx=ptx, ptx_passes=ptx_passes,
@@ -196,35 +211,45 @@ def _shares(batches: Iterable[Sequence[T]], processes: int) -> list[Sequence[T]]
     return [batch[rank::processes] for batch in batches for rank in range(min(processes, len(batch)))]
 
 
-def _largest_sft(batches: Sequence[Sequence[Example]], config: TrainConfig) -> tuple[Pass, int]:
+def _parts_of_sft(batches: Sequence[Sequence[Example]], config: TrainConfig) -> tuple[frozenset[Pass], int]:
     def measured(part: Sequence[Example]) -> Pass:
         targets = sum(len(e.ids) - e.target_from for e in part)
-        return _together([e.shape for e in part])._replace(targets=targets)
+        return Pass(len(part), max(len(e.ids) for e in part), targets)
 
     limits = (config.micro_batch, config.micro_tokens)
-    return _largest([[measured(p) for p in micro_batches(b, [e.shape for e in b], *limits)] for b in batches])
+    return _distinct([measured(p) for p in micro_batches(b, [e.shape for e in b], *limits)] for b in batches)
 
 
-def _largest_answers(
+def _parts_of_answers(
     batches: Sequence[Sequence[int]], lengths: Sequence[int], config: PpoLagConfig
-) -> tuple[Pass, int]:
+) -> tuple[frozenset[Pass], int]:
     """As `by_length` would cut responses that all reach the limit."""
     limit = config.sampling.max_new_tokens
-    limits = (config.micro_batch, config.micro_tokens)
-    several = range(config.samples_per_prompt)
-    steps = [[Shape(1, lengths[i] + limit) for i in batch for _ in several] for batch in batches]
-    largest, passes = _largest([[_together(p) for p in micro_batches(s, s, *limits)] for s in steps])
-    return largest._replace(targets=largest.rows * limit), passes
+
+    def cut(batch: Sequence[int]) -> list[Pass]:
+        answers = [number for number in batch for _ in range(config.samples_per_prompt)]
+        shapes = [Shape(1, lengths[number] + limit, number) for number in answers]
+        return [measured(part) for part in micro_batches(answers, shapes, config.micro_batch, config.micro_tokens)]
+
+    def measured(part: Sequence[int]) -> Pass:
+        together = max(lengths[number] + several * limit for number, several in Counter(part).items())
+        longest = max(lengths[number] for number in part) + limit
+        return Pass(len(part), longest, len(part) * limit, len(set(part)), together)
+
+    return _distinct(map(cut, batches))
 
 
-def _together(shapes: Sequence[Shape]) -> Pass:
-    """These as one forward pass, padded."""
-    return Pass(sum(shape.rows for shape in shapes), max(shape.length for shape in shapes), 0)
+def _of_groups(prompts: Sequence[str], survey: Survey) -> Pass:
+    """All responses to some prompts as one forward pass, padded."""
+    shapes = [survey.shapes[one] for one in prompts]
+    rows, length = sum(shape.rows for shape in shapes), max(shape.length for shape in shapes)
+    return Pass(rows, length, 0, len(prompts), max(survey.together[one] for one in prompts))
 
 
-def _largest(steps: Sequence[Sequence[Pass]]) -> tuple[Pass, int]:
-    """The largest pass of all steps, and the most passes of one step."""
-    return max((one for step in steps for one in step), key=lambda one: one.cells), max(map(len, steps))
+def _distinct(steps: Iterable[Sequence[Pass]]) -> tuple[frozenset[Pass], int]:
+    """The passes of all steps, and the most of one step."""
+    found = list(steps)
+    return frozenset(one for step in found for one in step), max(map(len, found))
 
 
 def _at_most(config: TrainConfig, items: int, length: int, rows: int = 1) -> tuple[Pass, int]:

@@ -109,6 +109,7 @@ class Survey(NamedTuple):
     lengths: list[int]  # tokens of every conversation, once cut
     cut: int  # responses that lose their tail
     shapes: dict[str, Shape]  # prompt id → its distinct responses, each with the prompt
+    together: dict[str, int]  # prompt id → tokens of the prompt, once, and of all its responses
 
 
 class Kind(NamedTuple):
@@ -377,12 +378,13 @@ def take_survey(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max
     """Tokenize everything once; every prompt leaves room for a response."""
     prompts = many_prompt_ids(tokenizer, [group.prompt.messages for group in groups])
     lengths: list[int] = []
-    cut, shapes = 0, {}
+    cut, shapes, together = 0, {}, {}
     for group, prompt in zip(groups, prompts, strict=True):
         room = max_length - len(prompt) - 1
         needed = [len(ids) for ids in many_response_ids(tokenizer, list(group.texts))]
         cut += sum(length > room for length in needed)
         whole = [len(prompt) + 1 + min(room, length) for length in needed]
         shapes[group.prompt.id] = Shape(len(whole), max(whole))
+        together[group.prompt.id] = sum(whole) - (len(whole) - 1) * len(prompt)
         lengths += whole
-    return Survey(lengths, cut, shapes)
+    return Survey(lengths, cut, shapes, together)
