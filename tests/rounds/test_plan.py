@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.errors import ConfigError
 from equipoise.rounds.config import RunConfig
 from equipoise.rounds.plan import Step, make_plan
 
@@ -57,6 +58,18 @@ def test_adapters_of_a_round_are_trained_on_the_policy_that_it_starts_from(setti
     assert str(steps["round-1/reward"].config.model) == "models/mine"
     for judge, start in zip(("reward", "cost"), starts, strict=True):
         assert ("round-1/policy" in steps[f"round-2/{judge}"].after) == (start == "run/round-1/policy")
+
+
+def test_reward_and_cost_models_go_on_from_those_of_the_round_before() -> None:
+    people = {"preferences": ["people.json"]}
+    steps = plan_of(people, people, people, go_on=True)
+    for judge in ("reward", "cost"):
+        models = [str(steps[f"round-{k}/{judge}"].config.model) for k in (1, 2, 3)]
+        assert models == ["models/mine", f"run/round-1/{judge}", f"run/round-2/{judge}"]
+        assert f"round-2/{judge}" in steps[f"round-3/{judge}"].after
+    lora = {"reward": {"lora": {}}, "ppo_lag": {"lora": {}}}
+    with pytest.raises(ConfigError, match=r"round-2: go_on = true"):
+        plan_of(people, people, go_on=True, **lora)
 
 
 def test_no_step_waits_for_one_that_is_not_in_the_plan() -> None:

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from train_models import asked, cost_model, prompt, read_lines, reward_model, write_lines
 
 from equipoise.artefact import read_manifest
-from equipoise.errors import DataError, ModelError, TrainingError
+from equipoise.errors import ConfigError, DataError, ModelError, TrainingError
 from equipoise.records import Prompt, Response
 from equipoise.rollout.config import ModelScore
 from equipoise.rollout.score import open_score_source
@@ -64,6 +64,44 @@ def test_a_cost_model_learns_from_single_labels_alone(world, tmp_path):
     assert safe < 0 < unsafe
     facts = read_manifest(out).facts
     assert (facts["pairs"], facts["labels"]) == (0, 32)
+
+
+def test_a_model_of_the_same_kind_is_trained_on_head_and_all(world, tmp_path):
+    pairs = source(world / "pairs.jsonl")
+    first = train_reward(
+        reward_model(
+            tmp_path / "first", model=world / "policy", pairs=pairs, held_out=0.2, epochs=4, optimizer=FAST
+        )
+    )
+    still = {"lr": 1e-12, "weight_decay": 0.0}
+    texts = ("good sweet one", "no two", "bad")
+
+    def scores(start, **settings):
+        out = tmp_path / start.name / "next"
+        given = {"model": start, "pairs": pairs, "epochs": 0.1, "optimizer": still, **settings}
+        return score(train_reward(reward_model(out, **given)), *texts)
+
+    assert scores(first, held_out=0.2) == pytest.approx(score(first, *texts), abs=1e-5)
+    assert scores(world / "policy") != pytest.approx(score(first, *texts), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seed": 1}, "held out 10% with seed 42"),
+        ({"held_out": 0.2}, "too good"),
+        ({"categories": ["drugs"]}, "another head"),
+    ],
+)
+def test_a_start_that_would_spoil_the_accuracy_or_has_another_head_is_refused(world, tmp_path, settings, words):
+    given = {"pairs": source(world / "pairs.jsonl"), "epochs": 0.1}
+    first = train_cost(cost_model(tmp_path / "first", model=world / "policy", held_out=0.1, **given))
+    with pytest.raises(ConfigError, match=words) as refused:
+        train_cost(cost_model(tmp_path / "next", model=first, **{"held_out": 0.1} | given | settings))
+    assert str(first) in str(refused.value)
+    assert not (tmp_path / "next").exists()
+    with pytest.raises(ConfigError, match="another head"):
+        train_reward(reward_model(tmp_path / "next", model=first, held_out=0.1, **given))
 
 
 def test_micro_batches_give_the_same_scorer(world, tmp_path):

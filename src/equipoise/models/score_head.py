@@ -143,7 +143,7 @@ def scorer_from(
     quantize: Quantize | None = None,
     categories: int = 0,
 ) -> Scorer:
-    """A scorer with a fresh head on the backbone in a folder: weights N(0, 1/(H + 1)), bias 0.
+    """The scorer in a folder; of another model a fresh head on its backbone, weights N(0, 1/(H + 1)), bias 0.
 
     Args:
         path: Any model folder or hub name; of a policy the language-model head is left out.
@@ -155,9 +155,11 @@ def scorer_from(
         categories: As in `Scorer`; the first head is the same with and without.
 
     Raises:
-        ModelError: As in `load_causal_lm`, or the pooling does not suit the backbone.
+        ModelError: As in `load_causal_lm`, the pooling does not suit the backbone, or the head there does not.
     """
     scorer = Scorer(load_backbone(path, dtype=dtype, device=device, quantize=quantize), pooling, categories)
+    if is_scorer(path):
+        return _with_saved_head(scorer, model_folder(path))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for head in _heads(scorer).values():
@@ -232,6 +234,11 @@ def _with_saved_head(scorer: Scorer, folder: Path) -> Scorer:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
     return scorer.eval()
+
+
+def is_scorer(path: str | Path) -> bool:
+    """Whether a folder holds a reward or cost model."""
+    return (model_folder(path) / HEAD_FILE).exists()
 
 
 def read_head_settings(path: str | Path) -> HeadSettings:

@@ -24,15 +24,8 @@ from equipoise.tokens.render import EXAMPLES, masked_examples, render_with_mask
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids
 from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig, SftConfig, TrainConfig
 from equipoise.train.ppo_config import PpoLagConfig
-from equipoise.train.score_model import (
-    COST,
-    REWARD,
-    Survey,
-    fitting_groups,
-    group_micro_batches,
-    split_groups,
-    take_survey,
-)
+from equipoise.train.score_data import Survey, fitting_groups, group_micro_batches, split_groups, take_survey
+from equipoise.train.score_model import COST, REWARD
 from equipoise.train.setup import batch_at, groups_per_batch, length_sorted_batches, micro_batches
 from equipoise.train.sft import load_examples, split_examples
 

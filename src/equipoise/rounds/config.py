@@ -67,6 +67,11 @@ class RunConfig(Config):
         description="Where the limits of `ppo_lag.constraint` count from: cost 0, or the mean cost of the answers "
         "that were labelled safe in the same round.",
     )
+    go_on: bool = Field(
+        False,
+        description="From round 2 on, train the reward and cost models of the round before on all labels so far, "
+        "instead of starting from `sft` again: fewer epochs do.",
+    )
     prepare: str | None = Field(
         None, description="package.module:function that makes the data first; called with out and seed."
     )

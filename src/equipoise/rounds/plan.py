@@ -113,6 +113,7 @@ def make_plan(config: RunConfig) -> list[Step]:
     data = find_data(config)
     sft, source = first_policy(plan, data)
     policy, policies = sft, {SFT: _answer_held_out(plan, SFT, sft, data, source)}
+    starts = {kind: Start(sft, []) for kind in ("reward", "cost")}
     done: list[ReportRound] = []
     hits: list[str] = []  # steps whose prompts broke an earlier policy
     pairs: Sources = []  # labels of all rounds so far …
@@ -130,15 +131,17 @@ def make_plan(config: RunConfig) -> list[Step]:
             pairs.append(file_source(preferences, "pairs.jsonl"))
             labelled.append(f"{name}/preferences")
         rl = merge([config.ppo_lag, own.ppo_lag])
-        judges = []
+        judges: dict[str, Path] = {}
         for kind, stage, settings in (
             ("reward", REWARD, [config.reward, own.reward]),
             ("cost", COST, [config.cost, own.cost]),
         ):
-            start, made_by = (policy, source) if _shares_base(merge(settings), rl) else (sft, [])
-            tree = merge([*settings, {"model": start, "pairs": list(pairs)}])
-            judges.append(plan.add(f"{name}/{kind}", stage, tree, [*labelled, *made_by]))
-        reward, cost = judges
+            start = _start_of(merge(settings), rl, starts[kind], Start(policy, source), name)
+            tree = merge([*settings, {"model": start.folder, "pairs": list(pairs)}])
+            judges[kind] = plan.add(f"{name}/{kind}", stage, tree, [*labelled, *start.after])
+            if config.go_on:
+                starts[kind] = Start(judges[kind], [f"{name}/{kind}"])
+        reward, cost = judges["reward"], judges["cost"]
         labels = judged if config.limit_from == "labels" else None
         wired = wire_ppo_lag(rl, data, policy, reward=reward, cost=cost, prompts=training, limit_from=labels)
         policy = plan.add(
@@ -158,12 +161,28 @@ def make_plan(config: RunConfig) -> list[Step]:
     return plan.steps
 
 
-def _shares_base(judge: Tree, rl: Tree) -> bool:
-    """Whether a reward or cost model is an adapter on its round's base, the merged policy that RL starts from.
+class Start(NamedTuple):
+    """What a reward or cost model is trained from."""
+
+    folder: Path
+    after: list[str]  # the steps that make it
+
+
+def _start_of(judge: Tree, rl: Tree, own: Start, policy: Start, where: str) -> Start:
+    """The model's own start; of an adapter that shares its round's base, the merged policy that RL starts from.
 
     With a base for each round the reference is the base as it is, and no round uses up another's rank.
     """
-    return judge.get("lora") is not None and rl.get("lora") is not None and rl["lora"].get("share", True)
+    if judge.get("lora") is None or rl.get("lora") is None or not rl["lora"].get("share", True):
+        return own
+    if own.after:
+        raise ConfigError(
+            "A score model cannot go on from the last round's and share its round's base with the policy.",
+            where=f"{where}: go_on = true, lora",
+            why="an adapter fits the weights that it was trained on, and each round has a base of its own",
+            fix="Set go_on = false, or ppo_lag.lora.share = false.",
+        )
+    return policy
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,10 @@ class SftConfig(TrainConfig):
 class ScoreModelConfig(TrainConfig):
     """What reward and cost models share: a backbone, preference data, Bradley–Terry with a norm penalty."""
 
-    model: Path = Field(description="Backbone to start from: the SFT policy, or any directory AutoModel loads.")
+    model: Path = Field(
+        description="What to start from: the SFT policy, any directory AutoModel loads; or a model of the same "
+        "kind, which is trained on, head and all."
+    )
     pairs: tuple[DataSource, ...] = Field((), description="Files of preference pairs.")
     pooling: Literal["last", "cls", "mean"] = Field(
         "last", description="Where the score is read; cls, mean: encoders."

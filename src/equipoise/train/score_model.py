@@ -15,20 +15,22 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from equipoise import artefact
-from equipoise.data.load import load_pairs, load_safety_labels
 from equipoise.data.source import input_paths
-from equipoise.data.split import Split, split_by_id
-from equipoise.errors import DataError
+from equipoise.errors import ConfigError
 from equipoise.models.backbone import check_fit
 from equipoise.models.devices import pick_dtype
-from equipoise.models.score_head import HeadSettings, Scorer, save_scorer, scorer_from
-from equipoise.records import PreferencePair, Prompt, SafetyLabel
-from equipoise.rollout.respond import fitting_prompts
+from equipoise.models.score_head import (
+    HeadSettings,
+    Scorer,
+    is_scorer,
+    read_head_settings,
+    save_scorer,
+    scorer_from,
+)
 from equipoise.runlog import RunLog
 from equipoise.stats import wilson
-from equipoise.tokens.batches import Shape
 from equipoise.tokens.collate import Collated, collate_costs, collate_rewards
-from equipoise.tokens.template import load_tokenizer, many_prompt_ids, many_response_ids
+from equipoise.tokens.template import load_tokenizer
 from equipoise.train.categories import (
     category_facts,
     count_categories,
@@ -53,6 +55,16 @@ from equipoise.train.processes import (
     share,
     whole_batches,
 )
+from equipoise.train.score_data import (
+    Group,
+    Survey,
+    fitting_groups,
+    group_micro_batches,
+    load_cost_groups,
+    load_reward_groups,
+    split_groups,
+    take_survey,
+)
 from equipoise.train.score_losses import (
     Counts,
     Loss,
@@ -68,48 +80,11 @@ from equipoise.train.setup import (
     learning_rate,
     length_sorted_batches,
     make_optimizer,
-    micro_batches,
     recompute_layers,
     stop_on_interrupt,
     train_adapter,
 )
 from equipoise.train.sharded import load_device, open_mesh, shard_network, whole, whole_copy
-
-
-class Group(NamedTuple):
-    """The labels of one prompt: they stay in one batch, so that a response is computed once for all its pairs."""
-
-    pairs: list[PreferencePair]
-    labels: list[SafetyLabel]  # of responses without a pair; cost only
-
-    @property
-    def terms(self) -> int:
-        """Terms of the loss."""
-        return len(self.pairs) + len(self.labels)
-
-    @property
-    def length(self) -> int:
-        """Characters of the prompt and its longest response, to put groups of like length together."""
-        return sum(len(m.content) for m in self.prompt.messages) + max(len(text) for text in self.texts)
-
-    @property
-    def texts(self) -> set[str]:
-        """The distinct responses."""
-        return {text for pair in self.pairs for text in pair.responses} | {label.response for label in self.labels}
-
-    @property
-    def prompt(self) -> Prompt:
-        """What was asked."""
-        return (self.pairs[0] if self.pairs else self.labels[0]).prompt
-
-
-class Survey(NamedTuple):
-    """What the data need, known before a model loads."""
-
-    lengths: list[int]  # tokens of every conversation, once cut
-    cut: int  # responses that lose their tail
-    shapes: dict[str, Shape]  # prompt id → its distinct responses, each with the prompt
-    together: dict[str, int]  # prompt id → tokens of the prompt, once, and of all its responses
 
 
 class Kind(NamedTuple):
@@ -156,6 +131,8 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
         KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
     """
     accelerator = begin(config)
+    if not is_finished(config):
+        check_start(config, kind)
     groups = [] if is_finished(config) else kind.load(config)
     build = open_run(accelerator, kind.name, config, _inputs(config))
     if build.is_finished:
@@ -251,25 +228,35 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
     return config.out
 
 
-def load_reward_groups(config: RewardConfig) -> list[Group]:
-    """Pairs with a helpfulness label."""
-    return by_prompt([pair for source in config.pairs for pair in load_pairs(source, need="helpfulness")], [])
+def check_start(config: ScoreModelConfig, kind: Kind) -> None:
+    """Find out before anything loads whether a model can go on from another, where `model` is one.
 
-
-def load_cost_groups(config: CostConfig) -> list[Group]:
-    """Pairs with a harm preference and both safety labels, and single safety labels."""
-    pairs = [pair for source in config.pairs for pair in load_pairs(source, need="safety")]
-    return by_prompt(pairs, [label for source in config.labels for label in load_safety_labels(source)])
-
-
-def by_prompt(pairs: Sequence[PreferencePair], labels: Sequence[SafetyLabel]) -> list[Group]:
-    """All labels, grouped by prompt, in order of first appearance."""
-    groups: dict[str, Group] = {}
-    for pair in pairs:
-        groups.setdefault(pair.prompt.id, Group([], [])).pairs.append(pair)
-    for label in labels:
-        groups.setdefault(label.prompt.id, Group([], [])).labels.append(label)
-    return list(groups.values())
+    Raises:
+        ConfigError: It is of the other kind, or has another head; or it may have been trained on prompts that are
+            to be held out now.
+    """
+    if not is_scorer(config.model):
+        return
+    found, wanted = read_head_settings(config.model), (kind.name, config.pooling, kind.categories)
+    if (found.kind, found.pooling, found.categories) != wanted:
+        raise ConfigError(
+            f"This {kind.name} model cannot go on from a scorer with another head.",
+            where=f"model = {config.model}",
+            why=f"kind, pooling and categories there: {found.kind}, {found.pooling}, {list(found.categories)}; "
+            f"here: {kind.name}, {config.pooling}, {list(kind.categories)}",
+            fix="Start from the policy, or from a scorer of the same kind with the same settings.",
+        )
+    if not (config.model / artefact.MANIFEST).exists():
+        return  # of another's making: what it was trained on is not known
+    before = artefact.read_manifest(config.model).config
+    if before["seed"] != config.seed or before["held_out"] < config.held_out:
+        raise ConfigError(
+            f"The {kind.name} model that this one goes on from was trained on prompts that would be held out now.",
+            where=f"model = {config.model}",
+            why=f"it held out {before['held_out']:.0%} with seed {before['seed']}, this one {config.held_out:.0%} "
+            f"with seed {config.seed}; accuracies would be too good",
+            fix="Take the same seed, and hold out no more than it did.",
+        )
 
 
 @torch.no_grad()
@@ -333,58 +320,12 @@ def _accuracies(counts: Counts) -> dict[str, float]:
     return found
 
 
-def group_micro_batches(
-    groups: Sequence[Group], survey: Survey, config: ScoreModelConfig, terms: int | None
-) -> list[Sequence[Group]]:
-    """The groups that go through the network together: about `terms` terms each, or as `micro_tokens` says."""
-    size = groups_per_batch([g.terms for g in groups], terms) if groups else None
-    return micro_batches(groups, [survey.shapes[g.prompt.id] for g in groups], size, config.micro_tokens)
-
-
 def _inputs(config: ScoreModelConfig) -> dict[str, Path]:
     labels = config.labels if isinstance(config, CostConfig) else ()
     return {"model": config.model, **input_paths(config.pairs, "pairs"), **input_paths(labels, "labels")}
-
-
-def fitting_groups(
-    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, config: ScoreModelConfig
-) -> Sequence[Group]:
-    """The groups whose prompt leaves room for one token of a response and the end of the turn."""
-    prompts = fitting_prompts(tokenizer, [g.prompt for g in groups], config.max_length - 2, config.too_long)
-    fits = {prompt.id for prompt in prompts}
-    return [group for group in groups if group.prompt.id in fits]
-
-
-def split_groups(groups: Sequence[Group], config: ScoreModelConfig) -> Split[Group]:
-    """Training and held-out prompts."""
-    split = split_by_id(groups, lambda group: group.prompt.id, config.held_out, config.seed)
-    if not split.train:
-        raise DataError(
-            "No labelled prompt is left to train on.",
-            where=", ".join(source.path for source in config.pairs),
-            why=f"every label is missing, dropped by policy, or held out (held_out = {config.held_out})",
-            fix="Look at the files with `equipoise data check`; lower held_out.",
-        )
-    return split
 
 
 def _batches(
     lengths: tuple[int, ...], size: int, seed: int, epoch: int, accelerator: Accelerator
 ) -> Sequence[Sequence[int]]:
     return whole_batches(length_sorted_batches(lengths, size, seed, epoch), accelerator)
-
-
-def take_survey(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group], max_length: int) -> Survey:
-    """Tokenize everything once; every prompt leaves room for a response."""
-    prompts = many_prompt_ids(tokenizer, [group.prompt.messages for group in groups])
-    lengths: list[int] = []
-    cut, shapes, together = 0, {}, {}
-    for group, prompt in zip(groups, prompts, strict=True):
-        room = max_length - len(prompt) - 1
-        needed = [len(ids) for ids in many_response_ids(tokenizer, list(group.texts))]
-        cut += sum(length > room for length in needed)
-        whole = [len(prompt) + 1 + min(room, length) for length in needed]
-        shapes[group.prompt.id] = Shape(len(whole), max(whole))
-        together[group.prompt.id] = sum(whole) - (len(whole) - 1) * len(prompt)
-        lengths += whole
-    return Survey(lengths, cut, shapes, together)
