@@ -11,6 +11,7 @@ from equipoise.cli import main as cli
 from equipoise.cli.stages import STAGES, Stage
 from equipoise.config import config_hash
 from equipoise.errors import DataError
+from equipoise.rounds.plan import make_plan
 from equipoise.train.config import SftConfig
 
 SFT = ["--model", "base", "--demonstrations", "a.jsonl", "--out", "runs/sft"]
@@ -90,6 +91,41 @@ def test_a_recipe_for_several_stages_gives_each_its_table(ran: list[Any], tmp_pa
     recipe.write_text("[sft]\nepochs = 5\n[ppo_lag]\nepochs = 7\n")
     assert cli.main(["sft", str(recipe), *SFT]) == 0
     assert ran[0].epochs == 5
+
+
+def test_the_settings_of_a_stage_inside_a_run_are_flags_at_every_depth(ran: list[Any]) -> None:
+    words = [
+        "--ppo-lag.constraint.type",
+        "mean",
+        "--ppo-lag.batch-size",
+        "7",
+        "--sft.optimizer.betas",
+        "[0.1, 0.2]",
+    ]
+    assert cli.main(["round", "playground", *words, "--reward", '{"epochs": 5}', "--cost.epochs", "3"]) == 0
+    (config,) = ran
+    steps = {step.name: step.config for step in make_plan(config)}
+    assert (steps["round-1/policy"].batch_size, steps["sft"].optimizer.betas) == (7, (0.1, 0.2))
+    assert (steps["sft"].optimizer.lr, steps["round-1/reward"].epochs, steps["round-1/cost"].epochs) == (
+        3e-3,
+        5,
+        3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ppo-lag.dual.lx", "1"], "did you mean 'lr'"),
+        (["--ppo-lag.dual.lr", "1", "--ppo-lag.dual.lr", "2"], "specified multiple times"),
+        (["--sft", "{broken"], "--sft"),
+    ],
+)
+def test_a_wrong_flag_inside_a_run_is_answered(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["round", "playground", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_lists_of_sources_take_paths_or_tables(ran: list[Any]) -> None:

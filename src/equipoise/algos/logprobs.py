@@ -106,10 +106,17 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     """
     probabilities = logits.softmax(dim=-1)
     likely, order = probabilities.topk(min(HEAD, logits.shape[-1]))
-    if not bool((likely.sum(dim=-1) >= top_p).all()):
-        likely, order = probabilities.sort(dim=-1, descending=True)
-    kept = likely.cumsum(dim=-1) - likely < top_p  # whether those before it are too few
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, kept)
+    inside = _begun(likely, top_p, order, torch.zeros_like(logits, dtype=torch.bool))
+    flat = likely.sum(dim=-1) < top_p
+    if bool(flat.any()):  # few rows are: sorting all costs more than the model of a small vocabulary
+        likely, order = probabilities[flat].sort(dim=-1, descending=True)
+        inside[flat] = _begun(likely, top_p, order, inside[flat])
+    return inside
+
+
+def _begun(likely: Tensor, top_p: float, order: Tensor, marks: Tensor) -> Tensor:
+    """The marks with those tokens of `order`, most likely first, set to whether all before them are too few."""
+    return marks.scatter(-1, order, likely.cumsum(dim=-1) - likely < top_p)
 
 
 def _penalize_and_scale(

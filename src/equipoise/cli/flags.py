@@ -71,6 +71,10 @@ def _flag(name: str, same: Sequence[Setting], *, of: int) -> Any:
             return Annotated[dict[str, Any], Parameter(help=words)]
         return Annotated[list[Any], Parameter(help=words, converter=_tables)]
     hints = tuple(_bare(setting.field.annotation) for setting in same)
+    if all(hint == dict[str, Any] for hint in hints):  # the settings of another stage, which checks them
+        return Annotated[
+            dict[str, Any], Parameter(help=words, accepts_keys=True, n_tokens=1, converter=_settings)
+        ]
     if all(get_origin(hint) is Literal for hint in hints):
         return Annotated[_literal([choice for hint in hints for choice in get_args(hint)]), Parameter(help=words)]
     return Annotated[Union.__getitem__(hints), Parameter(help=words)]
@@ -101,6 +105,14 @@ def _is_union(annotation: Any) -> bool:
 
 def _bare(annotation: Any) -> Any:
     return _bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+
+
+def _settings(_: Any, tokens: Any) -> Any:
+    """The value of --ppo-lag.dual.lr 0.1 at every depth, names as a recipe has them; or JSON for a whole table."""
+    if isinstance(tokens, dict):
+        return {key.replace("-", "_"): _settings(None, inner) for key, inner in tokens.items()}
+    text = tokens[-1].value
+    return json.loads(text) if text.startswith(("{", "[")) else text
 
 
 def _tables(_: Any, tokens: Sequence[Token]) -> list[Any]:

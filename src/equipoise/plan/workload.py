@@ -24,10 +24,11 @@ from equipoise.tokens.render import EXAMPLES, masked_examples, render_with_mask
 from equipoise.tokens.template import load_tokenizer, many_prompt_ids
 from equipoise.train.config import CostConfig, RewardConfig, ScoreModelConfig, SftConfig, TrainConfig
 from equipoise.train.ppo_config import PpoLagConfig
+from equipoise.train.ppo_lag import ptx_batches
 from equipoise.train.score_data import Survey, fitting_groups, group_micro_batches, split_groups, take_survey
 from equipoise.train.score_model import COST, REWARD
 from equipoise.train.setup import batch_at, groups_per_batch, length_sorted_batches, micro_batches
-from equipoise.train.sft import load_examples, split_examples
+from equipoise.train.sft import split_examples
 
 T = TypeVar("T")
 
@@ -171,12 +172,10 @@ def ppo_lag_work(config: PpoLagConfig, processes: int = 1) -> PpoWork:
     shown = [render_with_mask(tokenizer, Example(one, len(one), cut=False)) for one in ids[:EXAMPLES]]
     ptx, ptx_passes = NO_PASS, 0
     if config.ptx:
-        examples = load_examples(config.ptx, tokenizer, config.max_length)
-        drawn = [batch_at(len(examples), ptx_size, config.seed + 1, step) for step in range(steps)]
-        shares = _shares(drawn, processes)
-        of_ptx, ptx_passes = _parts_of_sft([[examples[i] for i in batch] for batch in shares], config)
+        batches = ptx_batches(config, tokenizer, steps)
+        of_ptx, ptx_passes = _parts_of_sft(_shares(batches, processes), config)
         ptx = largest_of(of_ptx)
-        shown += _shown(examples, tokenizer)
+        shown += _shown([example for batch in batches for example in batch], tokenizer)
     return PpoWork(
         parts=parts, passes=passes, steps=steps, prompts=len(prompts), tokens={"prompts": lengths_of(lengths)},
         tokens_per_epoch=config.samples_per_prompt * (sum(lengths) + limit * len(lengths)), examples=tuple(shown),

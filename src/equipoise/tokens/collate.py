@@ -23,6 +23,7 @@ from equipoise.tokens.template import Ids, end_id, many_prompt_ids, many_respons
 BatchT = TypeVar("BatchT")
 TooLong = Literal["refuse", "cut_left"]
 Conversation = Sequence[Message]
+Turn = tuple[Conversation, int]  # a conversation, and which of its messages
 CategorySigns = tuple[float, ...]
 
 
@@ -71,11 +72,28 @@ def many_sft_examples(
     *,
     too_long: TooLong = "cut_left",
 ) -> list[Example]:
-    """One example per assistant turn that answers a user, in order.
+    """`turn_examples` of every assistant turn that answers a user, in order."""
+    return turn_examples(tokenizer, answered_turns(demonstrations), max_length, too_long=too_long)
+
+
+def answered_turns(demonstrations: Sequence[Demonstration]) -> list[Turn]:
+    """Every assistant turn that answers a user, in order."""
+    return [
+        (d.messages, i)
+        for d in demonstrations
+        for i in range(1, len(d.messages))
+        if (d.messages[i - 1].role, d.messages[i].role) == ("user", "assistant")
+    ]
+
+
+def turn_examples(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], max_length: int, *, too_long: TooLong = "cut_left"
+) -> list[Example]:
+    """Assistant turns as tokens.
 
     Args:
         tokenizer: The policy's tokenizer.
-        demonstrations: The conversations.
+        turns: Which ones.
         max_length: Tokens, prompt and response together. A turn longer than what its prompt leaves is cut at
             the right and its end is no target, so the model does not learn to stop there.
         too_long: What to do with a prompt that leaves no room for an answer.
@@ -83,14 +101,8 @@ def many_sft_examples(
     Raises:
         DataError: A prompt does not fit and `too_long` is "refuse".
     """
-    answers = [
-        (d.messages, i)
-        for d in demonstrations
-        for i in range(1, len(d.messages))
-        if (d.messages[i - 1].role, d.messages[i].role) == ("user", "assistant")
-    ]
-    prompts = many_prompt_ids(tokenizer, [turns[:i] for turns, i in answers])
-    responses = many_response_ids(tokenizer, [turns[i].content for turns, i in answers])
+    prompts = many_prompt_ids(tokenizer, [messages[:i] for messages, i in turns])
+    responses = many_response_ids(tokenizer, [messages[i].content for messages, i in turns])
     end, examples = end_id(tokenizer), []
     for whole, response in zip(prompts, responses, strict=True):
         target = [*response, end]

@@ -19,11 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
 
 from equipoise import artefact
 from equipoise.algos import credit, lagrange, policy
 from equipoise.algos.lagrange import LagrangeState
-from equipoise.data.load import load_prompts
+from equipoise.data.load import load_demonstrations, load_prompts
 from equipoise.data.source import input_paths
 from equipoise.records import Response
 from equipoise.rollout.config import GuardScore, ModelScore
@@ -31,7 +32,7 @@ from equipoise.rollout.opening import check_sampler, open_sampler
 from equipoise.rollout.respond import fitting_prompts, to_responses
 from equipoise.runlog import RunLog
 from equipoise.tokens.batches import Advantages, Rollout, ScoredRollout, by_length, part_of, rows, trim
-from equipoise.tokens.collate import Example, collate_prompts, collate_sft
+from equipoise.tokens.collate import Example, answered_turns, collate_prompts, collate_sft, turn_examples
 from equipoise.train.advantages import compare, critics_loss, fit, kl_in_loss, mixed_advantages
 from equipoise.train.alarms import alarms
 from equipoise.train.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
@@ -67,7 +68,6 @@ from equipoise.train.setup import (
     step_generator,
     stop_on_interrupt,
 )
-from equipoise.train.sft import load_examples
 from equipoise.train.sharded import open_mesh, whole, whole_copy
 
 SHOWN = ("lambda", "mean_cost", "mean_reward", "unsafe_share", "kl", "response_length")
@@ -117,10 +117,10 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     held_out = load_held_out(config, names)
     roles = load_roles(config, accelerator.device, open_mesh(config.hardware, accelerator))
     config = count_limit_from(safe, config, roles.cost, accelerator)
-    ptx = load_examples(config.ptx, roles.tokenizer, config.max_length)
     prompts = fitting_prompts(roles.tokenizer, prompts, config.max_prompt_length, config.too_long)
-    check_lengths(roles, [*prompts, *held_out], ptx, config)
     total = config.steps or math.ceil(config.epochs * len(prompts) / config.batch_size)
+    ptx = ptx_batches(config, roles.tokenizer, total)
+    check_lengths(roles, [*prompts, *held_out], [one for batch in ptx for one in batch], config)
     adam = {role: make_optimizer(model, _settings(role, config)) for role, model in roles.trained().items()}
     state = resume(config, names, roles, adam)
     networks = {role: prepared(model, accelerator) for role, model in roles.trained().items()}
@@ -137,7 +137,7 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
             step = state.step
             drawn = [prompts[i] for i in batch_at(len(prompts), config.batch_size, config.seed, step)]
             mine = shard(drawn, accelerator)
-            my_ptx = shard(draw_ptx(ptx, step, config), accelerator) if ptx else []
+            my_ptx = shard(ptx[step], accelerator) if ptx else []
 
             # sample
             publish(sampler, roles.actor, config.out, accelerator)
@@ -242,10 +242,17 @@ def train_ppo_lag(config: PpoLagConfig) -> Path:
     return config.out
 
 
-def draw_ptx(ptx: Sequence[Example], step: int, config: PpoLagConfig) -> list[Example]:
-    """The demonstrations of one step, over all processes."""
+def ptx_batches(config: PpoLagConfig, tokenizer: PreTrainedTokenizerBase, steps: int) -> list[list[Example]]:
+    """The demonstrations of each step, over all processes; empty without any. Only those are made tokens."""
+    turns = answered_turns([d for source in config.ptx for d in load_demonstrations(source)])
+    if not turns:
+        return []
     size = config.ptx_batch_size or config.batch_size
-    return [ptx[i] for i in batch_at(len(ptx), size, config.seed + 1, step)]
+    drawn = [batch_at(len(turns), size, config.seed + 1, step) for step in range(steps)]
+    needed = sorted({number for batch in drawn for number in batch})
+    examples = turn_examples(tokenizer, [turns[number] for number in needed], config.max_length)
+    known = dict(zip(needed, examples, strict=True))
+    return [[known[number] for number in batch] for batch in drawn]
 
 
 def resume(

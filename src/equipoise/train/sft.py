@@ -152,13 +152,6 @@ def train_sft(config: SftConfig) -> Path:
     return config.out
 
 
-def load_examples(
-    sources: Sequence[DataSource], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[Example]:
-    """Every assistant turn of some files of demonstrations, as tokens."""
-    return many_sft_examples(tokenizer, _load(sources), max_length)
-
-
 def _load(sources: Sequence[DataSource]) -> list[Demonstration]:
     return [demonstration for source in sources for demonstration in load_demonstrations(source)]
 
