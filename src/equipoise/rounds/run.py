@@ -19,16 +19,17 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from equipoise.artefact import STAGE, read_manifest, write_json
 from equipoise.config import config_hash, resolve_function
 from equipoise.report.config import ReportConfig
-from equipoise.report.history import Usage, summarise_run
-from equipoise.report.report import PAGE
 from equipoise.rounds.config import RunConfig
 from equipoise.rounds.meter import Meter, Taken, together
 from equipoise.rounds.plan import REPORT, Step, make_plan
+
+if TYPE_CHECKING:
+    from equipoise.report.history import Usage
 
 LINEAGE = "run.json"
 SUMMARY = "summary.json"
@@ -55,6 +56,9 @@ def run_rounds(config: RunConfig) -> Path:
     """
     steps = make_plan(config)
     usage = run_steps(steps, config)
+    from equipoise.report.history import summarise_run  # and statistics and charts: seconds before a run begins
+    from equipoise.report.report import PAGE
+
     report = next(step.config for step in steps if step.name == REPORT)
     assert isinstance(report, ReportConfig)
     write_json(config.out / SUMMARY, summarise_run(report.evaluation, report.rounds, usage))
@@ -62,7 +66,7 @@ def run_rounds(config: RunConfig) -> Path:
     return config.out
 
 
-def run_steps(steps: Sequence[Step], config: RunConfig) -> Usage:
+def run_steps(steps: Sequence[Step], config: RunConfig) -> "Usage":
     """Run a plan to its end and keep its lineage in `run.json`.
 
     Args:
@@ -89,6 +93,8 @@ def run_steps(steps: Sequence[Step], config: RunConfig) -> Usage:
         seconds = spent + time.monotonic() - started
         print(f"[{seconds:6.0f} s] {step.name}: {_outcome(done)}", file=sys.stderr, flush=True)
         _write_lineage(config, steps, (seconds, sum(memory.values())), taken)
+    from equipoise.report.history import Usage
+
     lineage = json.loads((config.out / LINEAGE).read_text(encoding="utf-8"))
     return Usage(
         seconds=lineage["seconds"],
