@@ -72,9 +72,7 @@ def _flag(name: str, same: Sequence[Setting], *, of: int) -> Any:
         return Annotated[list[Any], Parameter(help=words, converter=_tables)]
     hints = tuple(_bare(setting.field.annotation) for setting in same)
     if all(hint == dict[str, Any] for hint in hints):  # the settings of another stage, which checks them
-        return Annotated[
-            dict[str, Any], Parameter(help=words, accepts_keys=True, n_tokens=1, converter=_settings)
-        ]
+        return Annotated[dict[str, Any], Parameter(help=words, accepts_keys=True, n_tokens=1, converter=_settings)]
     if all(get_origin(hint) is Literal for hint in hints):
         return Annotated[_literal([choice for hint in hints for choice in get_args(hint)]), Parameter(help=words)]
     return Annotated[Union.__getitem__(hints), Parameter(help=words)]
