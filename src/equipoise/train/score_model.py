@@ -131,9 +131,10 @@ def train_scorer(config: ScoreModelConfig, kind: Kind) -> Path:
         KeyboardInterrupt: After Ctrl-C, once the step is finished and saved.
     """
     accelerator = begin(config)
+    groups: list[Group] = []
     if not is_finished(config):
         check_start(config, kind)
-    groups = [] if is_finished(config) else kind.load(config)
+        groups = kind.load(config)
     build = open_run(accelerator, kind.name, config, _inputs(config))
     if build.is_finished:
         return config.out
